@@ -1,0 +1,113 @@
+"""Parts: frozen dataclasses that are also JAX pytrees.
+
+Every swappable piece of an objective is a part. Its numeric settings are pytree
+leaves, so one part can hold a Python float, a traced value or a batch of values: a
+sweep over beta or a clip bound compiles once and can be vmapped. Names, integers and
+choices are static and take part in the jit cache key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import jax
+import jax.core
+import numpy as np
+
+Scalar = float | jax.Array
+"""A numeric setting: a Python number or a (possibly traced, possibly batched) array."""
+
+C = TypeVar("C", bound=type)
+
+_STATIC = (str, int, bool, Path, type(None))
+
+
+def _is_static(hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return True
+    if origin in (Union, UnionType, tuple):
+        return all(_is_static(h) for h in get_args(hint) if h is not Ellipsis)
+    return hint in _STATIC
+
+
+@dataclass_transform(frozen_default=True)
+def part(cls: C) -> C:
+    """Make `cls` a frozen dataclass and register it as a pytree.
+
+    Fields annotated `str`, `int`, `bool` or `Literal[...]` are static; all others
+    (numbers, arrays, nested parts, None) are children. Rebuilding inside a JAX
+    transformation skips `__post_init__`, so checks run once, where the part is made.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)
+    hints = get_type_hints(cls)
+    static = [f.name for f in fields if _is_static(hints[f.name])]
+    children = [f.name for f in fields if f.name not in static]
+
+    def flatten_with_keys(obj):
+        leaves = [(jax.tree_util.GetAttrKey(n), getattr(obj, n)) for n in children]
+        return leaves, tuple(getattr(obj, n) for n in static)
+
+    def flatten(obj):
+        leaves = [getattr(obj, n) for n in children]
+        return leaves, tuple(getattr(obj, n) for n in static)
+
+    def unflatten(aux, leaves):
+        obj = object.__new__(cls)
+        for name, value in zip(static, aux, strict=True):
+            object.__setattr__(obj, name, value)
+        for name, value in zip(children, leaves, strict=True):
+            object.__setattr__(obj, name, value)
+        return obj
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def concrete(value: Any) -> float | None:
+    """`value` as a float when it is one known number, else None (traced, batched)."""
+    if isinstance(value, jax.core.Tracer) or value is None:
+        return None
+    if isinstance(value, (int, float, np.number)):
+        return float(value)
+    return float(value) if getattr(value, "ndim", 1) == 0 else None
+
+
+def require(where: str, value: Any, ok: bool | None, what: str) -> None:
+    """Raise `ValueError("<where>: <value> ...")` when a known number is out of range.
+
+    `ok` is evaluated by the caller on `concrete(value)`; traced values pass, because
+    their range is not known while a function is being compiled.
+    """
+    known = concrete(value)
+    if known is None:
+        return
+    if math.isnan(known) or not ok:
+        raise ValueError(f"{where}: {known:g} {what}")
+
+
+def in_range(
+    where: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    what: str,
+) -> None:
+    """Refuse a known number outside the open interval (low, high)."""
+    known = concrete(value)
+    require(where, value, known is None or low < known < high, what)
