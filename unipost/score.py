@@ -1,0 +1,96 @@
+"""The implicit reward: z = beta f'(policy/anchor) on a token or a sequence."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from unipost.batch import Batch
+from unipost.classical import ReverseKL
+from unipost.divergence import Divergence
+from unipost.links import Anchor, Linear, Link, PairLink
+from unipost.parts import Scalar, concrete, part, require
+
+Array = jax.Array
+Level = Literal["token", "sequence", "sequence_mean"]
+
+
+@part
+class Score:
+    """z = beta f'(u), u = policy/anchor at a level, and the link that z goes through.
+
+    divergence  its f' turns the log-ratio into the implicit reward
+    beta        scale of the implicit reward
+    anchor      none (u = pi), reference, old, behavior, self (u = pi / sg(pi))
+    level       token; sequence: u = prod_t u_t; sequence_mean: its geometric mean
+    link        how z must follow the signal
+    clamp       bound on |log u| against an anchor (None: none). The share of units it
+                touches is reported as `clamp_share`; their gradient is 0
+    """
+
+    divergence: Divergence = ReverseKL()
+    beta: Scalar = 1.0
+    anchor: Anchor = "none"
+    level: Level = "token"
+    link: Link | PairLink = Linear()
+    clamp: Scalar | None = None
+
+    def __post_init__(self):
+        known = concrete(self.beta)
+        require("beta", self.beta, known is None or known > 0, "is not positive")
+        known = concrete(self.clamp)
+        require("clamp", self.clamp, known is None or known > 0, "is not positive")
+
+
+def log_ratio(policy: Array, batch: Batch, anchor: Anchor, level: Level, rows: Array):
+    """log(policy/anchor) on the units of `level`: [P, G, T], or [P, G] of sequences.
+
+    Zero outside the mask and outside `rows` [P, G]: what is not selected must not
+    reach an exp, or its infinite derivative would poison the gradient (0 * inf).
+    """
+    match anchor:
+        case "none":
+            delta = policy
+        case "self":
+            delta = policy - jax.lax.stop_gradient(policy)
+        case _:
+            delta = policy - _stream(batch, anchor)
+    kept = (batch.mask > 0) & rows[..., None]
+    delta = jnp.where(kept, delta, 0.0)
+    if level == "token":
+        return delta
+    total = delta.sum(-1)
+    if level == "sequence":
+        return total
+    return total / jnp.maximum(batch.mask.sum(-1), 1.0)
+
+
+def _stream(batch: Batch, name: str) -> Array:
+    value = getattr(batch, name)
+    if value is None:
+        raise ValueError(f"batch.{name}: missing; the objective needs this stream")
+    return value
+
+
+def clamped(log_u: Array, anchor: Anchor, clamp: Scalar | None):
+    """(clamped log u, its 0/1 hits). A bare log-prob (anchor none) is never clamped."""
+    if clamp is None or anchor == "none":
+        return log_u, None
+    hit = (jnp.abs(log_u) > clamp).astype(log_u.dtype)
+    return jnp.clip(log_u, -clamp, clamp), hit
+
+
+def telescoped(values: Array, mask: Array) -> Array:
+    """V(s_t) - V(s_next) [P, G, T], s_next the next unmasked state, V(end) = 0."""
+    steps = jnp.arange(mask.shape[-1])
+    last = mask.shape[-1]
+    index = jnp.where(mask > 0, steps, last)
+    upcoming = jax.lax.cummin(index, axis=index.ndim - 1, reverse=True)
+    following = jnp.concatenate(
+        [upcoming[..., 1:], jnp.full_like(upcoming[..., :1], last)], -1
+    )
+    padded = jnp.concatenate([values, jnp.zeros_like(values[..., :1])], -1)
+    ahead = jnp.take_along_axis(padded, following, -1)
+    return jnp.where(mask > 0, values - ahead, 0.0)

@@ -1,0 +1,232 @@
+"""Signals: what the data say, as one number per token. All are constants to autodiff.
+
+Advantages are computed over the logical batch before it is cut, from the non-empty
+rows with a finite reward; an unscored (NaN) row gets advantage 0. A group whose
+rewards are all equal gets exactly 0.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from unipost.batch import Batch
+from unipost.parts import Scalar, concrete, part, require
+
+Array = jax.Array
+Supervision = Literal["outcome", "process"]
+
+
+class Signal(ABC):
+    """A rule batch -> signal [P, G, T]. `needs` names the arrays it reads."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of `Batch` that must be given."""
+        return frozenset()
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Array:
+        """The signal [P, G, T] of a cleaned batch."""
+
+
+@part
+class Ones(Signal):
+    """1 on every token: demonstrations."""
+
+    def __call__(self, batch):
+        return jnp.ones_like(batch.mask)
+
+
+@part
+class Preference(Signal):
+    """+1 on the chosen and -1 on the rejected response of a group of two.
+
+    The larger reward is chosen; a tie or an unscored row gives 0 (no information).
+    Without rewards response 0 is chosen and response 1 rejected.
+    """
+
+    def __call__(self, batch):
+        if batch.mask.shape[1] != 2:
+            raise ValueError(
+                f"signal.preference: groups of {batch.mask.shape[1]}; "
+                "write [prompts, 2, tokens], chosen first"
+            )
+        if batch.rewards is None:
+            sign = jnp.ones(batch.mask.shape[:1])
+        else:
+            gap = batch.rewards[:, 0] - batch.rewards[:, 1]
+            sign = jnp.where(jnp.isfinite(gap), jnp.sign(gap), 0.0)
+        signs = jnp.stack([sign, -sign], axis=1)[..., None]
+        return jnp.broadcast_to(signs, batch.mask.shape)
+
+
+class Advantage(Signal, ABC):
+    """r - baseline over the group, scaled; outcome rewards or per-step rewards.
+
+    Process supervision (DeepSeekMath 4.1.3): the step rewards of all responses of the
+    group are pooled and normalised, and a token's advantage is the sum of the
+    normalised rewards of the steps that end at or after it.
+    """
+
+    supervision: Supervision
+
+    @property
+    def needs(self):
+        steps = {"steps"} if self.supervision == "process" else set()
+        return frozenset({"rewards"} | steps)
+
+    def __call__(self, batch):
+        rewards = batch.rewards
+        if rewards is None:
+            raise ValueError("batch.rewards: missing; the signal is an advantage")
+        if self.supervision == "process":
+            return self._process(batch, rewards)
+        if rewards.ndim != 2:
+            raise ValueError(
+                f"batch.rewards: shape {rewards.shape}; write [prompts, group], or "
+                "supervision: process for step rewards"
+            )
+        valid = (batch.mask.sum(-1) > 0) & jnp.isfinite(rewards)
+        advantage = self._normalise(jnp.where(valid, rewards, 0.0), valid)
+        return jnp.broadcast_to(advantage[..., None], batch.mask.shape)
+
+    def _process(self, batch, rewards):
+        if batch.steps is None or rewards.ndim != 3:
+            raise ValueError(
+                "batch.steps: process supervision needs rewards and steps of shape "
+                "[prompts, group, tokens]"
+            )
+        valid = (batch.steps > 0) & jnp.isfinite(rewards)
+        p, g, t = rewards.shape
+        pooled = jnp.where(valid, rewards, 0.0).reshape(p, g * t)
+        normal = self._normalise(pooled, valid.reshape(p, g * t)).reshape(p, g, t)
+        return jnp.flip(jnp.cumsum(jnp.flip(normal, -1), -1), -1)
+
+    @abstractmethod
+    def _normalise(self, rewards: Array, valid: Array) -> Array:
+        """Advantages of `rewards` [P, N] where valid, 0 elsewhere."""
+
+
+def _mean(x, valid, axis):
+    count = jnp.maximum(valid.sum(axis, keepdims=True), 1)
+    return jnp.where(valid, x, 0.0).sum(axis, keepdims=True) / count
+
+
+def _centred(x, valid, axis):
+    """x - mean over the valid entries; exactly 0 where all of them are equal."""
+    top = jnp.where(valid, x, -jnp.inf).max(axis, keepdims=True)
+    low = jnp.where(valid, x, jnp.inf).min(axis, keepdims=True)
+    return jnp.where(valid & (top > low), x - _mean(x, valid, axis), 0.0)
+
+
+def _std(centred, valid, axis, ddof):
+    free = jnp.maximum(valid.sum(axis, keepdims=True) - ddof, 1)
+    squares = jnp.where(valid, centred, 0.0) ** 2
+    return jnp.sqrt(squares.sum(axis, keepdims=True) / free)
+
+
+def _scaled(centred, std, eps):
+    # eps may be 0: equal rewards have centred = 0 and stay 0
+    flat = std <= 0
+    return jnp.where(flat, 0.0, centred / jnp.where(flat, 1.0, std + eps))
+
+
+@part
+class Raw(Advantage):
+    """The reward itself, A = r (REINFORCE without a baseline)."""
+
+    supervision: Supervision = "outcome"
+
+    def _normalise(self, rewards, valid):
+        return jnp.where(valid, rewards, 0.0)
+
+
+@part
+class Mean(Advantage):
+    """A = r - mean over the group (Dr. GRPO, LUFFY's released recipe)."""
+
+    supervision: Supervision = "outcome"
+
+    def _normalise(self, rewards, valid):
+        return _centred(rewards, valid, -1)
+
+
+@part
+class LeaveOneOut(Advantage):
+    """A_i = r_i - mean_{j != i} r_j = n/(n-1) (r_i - mean): RLOO; 0 in a group of 1."""
+
+    supervision: Supervision = "outcome"
+
+    def __post_init__(self):
+        if self.supervision == "process":
+            raise ValueError(
+                "leave_one_out.supervision: which steps of a response are left out is "
+                "not defined; write mean"
+            )
+
+    def _normalise(self, rewards, valid):
+        n = valid.sum(-1, keepdims=True)
+        return _centred(rewards, valid, -1) * n / jnp.maximum(n - 1, 1)
+
+
+@part
+class ZScore(Advantage):
+    """A = (r - mean) / (std + eps) over the group (GRPO).
+
+    ddof 1 as torch.std; eps 1e-6 is verl's, 1e-4 TRL's.
+    """
+
+    ddof: int = 1
+    eps: Scalar = 1e-6
+    supervision: Supervision = "outcome"
+
+    def __post_init__(self):
+        _check_scale("z_score", self.ddof, self.eps)
+
+    def _normalise(self, rewards, valid):
+        centred = _centred(rewards, valid, -1)
+        return _scaled(centred, _std(centred, valid, -1, self.ddof), self.eps)
+
+
+@part
+class BatchZScore(Advantage):
+    """A = (r - mean) / (std + eps) with the standard deviation of the whole batch.
+
+    center "batch" whitens over the batch (REINFORCE++); "group" subtracts the group's
+    mean and scales by the batch's deviation of the rewards (TRL scale_rewards=batch).
+    """
+
+    center: Literal["batch", "group"] = "batch"
+    ddof: int = 1
+    eps: Scalar = 1e-6
+    supervision: Supervision = "outcome"
+
+    def __post_init__(self):
+        _check_scale("batch_z_score", self.ddof, self.eps)
+
+    def _normalise(self, rewards, valid):
+        whole = _centred(rewards, valid, (-2, -1))
+        std = _std(whole, valid, (-2, -1), self.ddof)
+        centred = whole if self.center == "batch" else _centred(rewards, valid, -1)
+        return _scaled(centred, std, self.eps)
+
+
+def _check_scale(where: str, ddof: int, eps: Scalar) -> None:
+    require(f"{where}.ddof", ddof, ddof in (0, 1), "is not 0 or 1")
+    known = concrete(eps)
+    require(f"{where}.eps", eps, known is None or known >= 0, "is negative")
+
+
+SIGNALS = {
+    "ones": Ones,
+    "preference": Preference,
+    "raw": Raw,
+    "mean": Mean,
+    "leave_one_out": LeaveOneOut,
+    "z_score": ZScore,
+    "batch_z_score": BatchZScore,
+}
