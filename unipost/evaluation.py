@@ -1,0 +1,350 @@
+"""Evaluations: accuracy, pass@k, distance to the reference, implicit reward margins.
+
+Tasks are questions with checkable answers. Greedy accuracy and the shares of correct
+samples stay per item, so that arms can be compared on the same items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unipost.classical import ReverseKL
+from unipost.data import Tokens, encode_rows, read_rows
+from unipost.evaluate import pass_at_k
+from unipost.links import PairLink
+from unipost.model import Params, Policy
+from unipost.penalties import exact_divergence
+from unipost.rewards import Reward, numeric, score_texts
+from unipost.rows import Demonstration, Question
+from unipost.sampling import Sampling
+from unipost.score import Score
+from unipost.sources import TooLong, draw, texts
+from unipost.tokenizer import Tokenizer
+from unipost.update import Rows, streams_of
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions to answer, and how they are graded.
+
+    samples   responses per item at temperature 1, besides the greedy one (0: none)
+    pass_at   values of k for pass@k, at most `samples`
+    limit     only the first so many items
+    marker    text whose share of greedy responses is reported as `style`
+    role      target: what training aims at; retention: what it may forget
+    """
+
+    path: str
+    prompt_length: int
+    response_length: int
+    reward: Reward = numeric
+    samples: int = 0
+    pass_at: tuple[int, ...] = ()
+    limit: int | None = None
+    marker: str | None = None
+    role: Literal["target", "retention"] = "target"
+    title: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    too_long: TooLong = "raise"
+
+    def __post_init__(self):
+        if self.samples < 0:
+            raise ValueError(f"samples: {self.samples}; write 0 or more")
+        for k in self.pass_at:
+            if not 1 <= k <= self.samples:
+                raise ValueError(
+                    f"pass_at: {k} needs at least as many samples ({self.samples})"
+                )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Tasks, when to run them, and where the distance to the reference is measured.
+
+    every     also evaluate every so many steps (None: only at the end)
+    distance  the task on whose prompts KL both ways, entropy and margins are taken
+              (None: not measured), on its first `distance_items` items
+    rows      responses decoded at once
+    """
+
+    tasks: dict[str, Task]
+    every: int | None = None
+    distance: str | None = None
+    distance_items: int = 256
+    rows: int = 256
+
+    def __post_init__(self):
+        if self.distance is not None and self.distance not in self.tasks:
+            raise ValueError(
+                f"distance: {self.distance!r} is no task; write one of "
+                f"{', '.join(self.tasks)}"
+            )
+        for name in ("distance_items", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; write 1 or more")
+
+
+class Graded(NamedTuple):
+    """Per-item outcomes of one task; `sampled` is the share of correct samples."""
+
+    greedy: np.ndarray
+    sampled: np.ndarray | None
+    pass_at: dict[int, np.ndarray]
+    length: float
+    style: float | None
+
+    def numbers(self) -> dict[str, float]:
+        """Means over the items."""
+        out = {"greedy": float(self.greedy.mean()), "length": self.length}
+        if self.sampled is not None:
+            out["sampled"] = float(self.sampled.mean())
+        if self.style is not None:
+            out["style"] = self.style
+        return out | {f"pass@{k}": float(v.mean()) for k, v in self.pass_at.items()}
+
+
+class Report(NamedTuple):
+    """Everything that one evaluation measured; distances are None if not asked for."""
+
+    tasks: dict[str, Graded]
+    distance: dict[str, float]
+
+    def numbers(self) -> dict[str, float]:
+        """A flat dictionary, for evaluation.jsonl."""
+        flat = {
+            f"{name}/{key}": value
+            for name, graded in self.tasks.items()
+            for key, value in graded.numbers().items()
+        }
+        return flat | self.distance
+
+
+class OpenTask(NamedTuple):
+    """A task with its file read and tokenised."""
+
+    task: Task
+    tokens: Tokens
+    questions: list[Question]
+
+
+def open_tasks(evaluation: Evaluation, tokenizer: Tokenizer) -> dict[str, OpenTask]:
+    """Read and tokenise every task. Raises DataError naming file, line, reason."""
+    opened = {}
+    for name, task in evaluation.tasks.items():
+        questions = read_rows(
+            task.path, "questions", task.columns, tokenizer=tokenizer
+        ).rows[: task.limit]
+        rows = [
+            Demonstration(q.prompt, q.demonstration or q.answer, q.place)
+            for q in questions
+        ]
+        tokens = encode_rows(
+            tokenizer, rows, task.prompt_length, task.response_length, task.too_long
+        )
+        opened[name] = OpenTask(task, tokens, [questions[i] for i in tokens.index])
+    return opened
+
+
+class Decoder(NamedTuple):
+    """A policy with its tokenizer, decoding `rows` prompts at a time."""
+
+    policy: Policy
+    tokenizer: Tokenizer
+    rows: int
+    seed: int
+
+    def responses(self, params: Params, opened: OpenTask, temperature, draws: int):
+        """(tokens, mask) [items * draws, T], an item's draws consecutive.
+
+        Always `rows` rows at a time (the last ones padded), so that greedy and
+        sampled decoding of a task compile once.
+        """
+        tokens, count = opened.tokens, len(opened.questions)
+        sampling = Sampling(opened.task.response_length, jnp.float32(temperature))
+        lines = np.repeat(np.arange(count), draws)
+        pad = -len(lines) % self.rows
+        padded = np.concatenate([lines, np.zeros(pad, int)])
+        key = jax.random.fold_in(jax.random.key(self.seed), 17)
+        out = []
+        for i, block in enumerate(padded.reshape(-1, self.rows)):
+            out.append(
+                draw(
+                    self.policy,
+                    params,
+                    tokens.prompt[block],
+                    tokens.prompt_mask[block],
+                    jax.random.fold_in(key, i),
+                    sampling,
+                    1,
+                    self.tokenizer.eos_token,
+                    self.tokenizer.pad_token,
+                )
+            )
+        stacked = jax.tree.map(lambda *x: np.concatenate(x)[: len(lines), 0], *out)
+        return stacked.tokens, stacked.mask
+
+    def grade(self, params: Params, opened: OpenTask) -> Graded:
+        """Greedy and sampled outcomes of every item."""
+        task, questions = opened.task, opened.questions
+        tokens, mask = self.responses(params, opened, 0.0, 1)
+        greedy_texts = texts(self.tokenizer, tokens, mask)
+        answers = [q.answer for q in questions]
+        # an unscored response is not correct; it stays visible as 0
+        greedy = np.nan_to_num(score_texts(task.reward, greedy_texts, answers).values)
+        style = None
+        if task.marker is not None:
+            style = float(np.mean([task.marker in text for text in greedy_texts]))
+        sampled, passes = None, {}
+        if task.samples:
+            tokens, drawn = self.responses(params, opened, 1.0, task.samples)
+            many = [a for a in answers for _ in range(task.samples)]
+            scores = score_texts(
+                task.reward, texts(self.tokenizer, tokens, drawn), many
+            )
+            right = np.nan_to_num(scores.values) >= 1.0
+            correct = right.reshape(len(answers), task.samples).sum(1)
+            sampled = correct / task.samples
+            passes = {k: pass_at_k(task.samples, correct, k) for k in task.pass_at}
+        return Graded(greedy, sampled, passes, float(mask.sum(1).mean()), style)
+
+
+class Anchor(NamedTuple):
+    """The reference's own samples on the distance task, and which are wrong."""
+
+    rows: Rows
+    chosen: Rows
+    wrong: np.ndarray
+
+
+def anchor(decoder: Decoder, reference: Params, opened: OpenTask, items: int) -> Anchor:
+    """Samples of the reference, with each item's demonstration beside them."""
+    part = _first(opened, items)
+    tokens, mask = decoder.responses(reference, part, 1.0, 1)
+    answers = [q.answer for q in part.questions]
+    scores = score_texts(
+        part.task.reward, texts(decoder.tokenizer, tokens, mask), answers
+    )
+    prompt = part.tokens.prompt[:, None], part.tokens.prompt_mask[:, None]
+    given = part.tokens.response[:, None], part.tokens.response_mask[:, None]
+    return Anchor(
+        Rows(*map(jnp.asarray, (*prompt, tokens[:, None], mask[:, None]))),
+        Rows(*map(jnp.asarray, (*prompt, *given))),
+        np.nan_to_num(scores.values) < 1.0,
+    )
+
+
+def _first(opened: OpenTask, items: int) -> OpenTask:
+    cut = Tokens(*(x[:items] for x in opened.tokens[:5]), dropped=[])
+    return OpenTask(opened.task, cut, opened.questions[:items])
+
+
+@partial(jax.jit, static_argnums=0)
+def _distances(policy: Policy, params: Params, reference: Params, rows: Rows):
+    """Per response: sum_t of the exact KL(pi||ref) and KL(ref||pi), mean entropy."""
+    new = jnp.asarray(streams_of(policy, params, rows, ("vocab",)).vocab)
+    old = jnp.asarray(streams_of(policy, reference, rows, ("vocab",)).vocab)
+    mask = rows.response_mask.astype(jnp.float32)
+    reverse = exact_divergence(ReverseKL(), new, old) * mask
+    forward = exact_divergence(ReverseKL(), old, new) * mask
+    surprise = -(jnp.exp(new) * new).sum(-1) * mask
+    entropy = surprise.sum(-1) / jnp.maximum(mask.sum(-1), 1.0)
+    return reverse.sum(-1), forward.sum(-1), entropy
+
+
+@partial(jax.jit, static_argnums=0)
+def _margins(policy, score: Score, params, reference, chosen: Rows, rejected: Rows):
+    """beta f'(u_chosen) - beta f'(u_rejected) [P], u over the sequence."""
+
+    def reward(rows):
+        mask = rows.response_mask
+        new = streams_of(policy, params, rows).policy
+        old = streams_of(policy, reference, rows).policy
+        log_u = jnp.where(mask, new - old, 0.0).sum((-2, -1))
+        if score.clamp is not None:
+            log_u = jnp.clip(log_u, -score.clamp, score.clamp)
+        return score.beta * score.divergence.f_prime(log_u)
+
+    return reward(chosen) - reward(rejected)
+
+
+def distance(
+    decoder: Decoder,
+    params: Params,
+    reference: Params,
+    opened: OpenTask,
+    items: int,
+    base: Anchor,
+    score: Score | None,
+) -> dict[str, float]:
+    """Distance to the reference, per response, on the task's prompts.
+
+    kl_reverse  KL(policy || reference), nats: the exact per-state KL summed along
+                responses sampled from the policy
+    kl_forward  KL(reference || policy), along responses sampled from the reference
+    entropy     mean token entropy of the policy on its own responses, nats
+    margin      mean implicit reward of the demonstration minus that of a wrong sample
+                of the reference, beta f'(u_w) - beta f'(u_l), where there is one;
+                beta and f are the objective's for a pair link, else 1 and reverse KL
+    """
+    part = _first(opened, items)
+    tokens, mask = decoder.responses(params, part, 1.0, 1)
+    own = base.rows._replace(
+        response=jnp.asarray(tokens)[:, None], response_mask=jnp.asarray(mask)[:, None]
+    )
+    reverse, _, entropy = _distances(decoder.policy, params, reference, own)
+    _, forward, _ = _distances(decoder.policy, params, reference, base.rows)
+    numbers = {
+        "kl_reverse": float(reverse.mean()),
+        "kl_forward": float(forward.mean()),
+        "entropy": float(entropy.mean()),
+    }
+    if base.wrong.any():
+        rule = Score()
+        if score is not None and isinstance(score.link, PairLink):
+            rule = Score(score.divergence, score.beta, "reference", clamp=score.clamp)
+        margins = _margins(
+            decoder.policy, rule, params, reference, base.chosen, base.rows
+        )
+        numbers["margin"] = float(np.asarray(margins)[base.wrong].mean())
+    return numbers
+
+
+class Evaluator:
+    """An evaluation made ready for one policy: tasks read, reference sampled once."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        policy: Policy,
+        tokenizer: Tokenizer,
+        reference: Params,
+        seed: int,
+    ):
+        self.evaluation = evaluation
+        self.decoder = Decoder(policy, tokenizer, evaluation.rows, seed)
+        self.tasks: Mapping[str, OpenTask] = open_tasks(evaluation, tokenizer)
+        self.reference = reference
+        self._anchor: Any = None
+
+    def __call__(self, params: Params, score: Score | None = None) -> Report:
+        """Every task and distance for `params`; `score` gives the margin's f'."""
+        graded = {n: self.decoder.grade(params, t) for n, t in self.tasks.items()}
+        name, items = self.evaluation.distance, self.evaluation.distance_items
+        if name is None:
+            return Report(graded, {})
+        opened = self.tasks[name]
+        if self._anchor is None:
+            self._anchor = anchor(self.decoder, self.reference, opened, items)
+        measured = distance(
+            self.decoder, params, self.reference, opened, items, self._anchor, score
+        )
+        return Report(graded, measured)

@@ -1,0 +1,142 @@
+"""Run directories: everything needed to repeat a run, and what it measured.
+
+config.yaml       the resolved experiment, every default written out
+environment.json  package versions, command, seed, hashes of data and model
+metrics.jsonl     one line per step; equal bytes for equal runs
+timing.jsonl      wall times, which are not
+evaluation.jsonl  one line per evaluation
+checkpoints/      states to resume from
+final/            the trained model in the Hugging Face layout
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("unipost", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on; the message is one line."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or none: to a neighbour, then rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def json_line(values: Mapping[str, Any]) -> str:
+    """One JSON line; floats as their shortest exact text, non-finite ones as text."""
+
+    def plain(x):
+        if isinstance(x, float) and not math.isfinite(x):
+            return str(x)
+        return x
+
+    return json.dumps({k: plain(v) for k, v in values.items()}) + "\n"
+
+
+class JsonLines:
+    """An append-only JSONL file with one line per step, flushed as it is written."""
+
+    def __init__(self, path: Path, done: int | None):
+        """Keep the lines with step <= `done` (None: start empty) and append to them.
+
+        A torn last line, left by a kill, is dropped.
+        """
+        self.path = path
+        kept = []
+        if done is not None and path.exists():
+            for line in path.read_text().splitlines(keepends=True):
+                try:
+                    if not line.endswith("\n") or json.loads(line)["step"] > done:
+                        break
+                except (json.JSONDecodeError, KeyError):
+                    break
+                kept.append(line)
+        write_atomic(path, "".join(kept))
+        self._file = path.open("a")
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        self._file.write(json_line(values))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def environment(seed: int, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """What a run was made with: versions, machine, command, seed, hashes."""
+    import jax
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a checkout
+            versions[name] = "not installed"
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "devices": [d.device_kind for d in jax.devices()],
+        "seed": seed,
+        "hashes": dict(hashes),
+    }
+
+
+def open_folder(folder: Path, config: str) -> bool:
+    """Make `folder` for a run with the resolved `config`; True if it was there before.
+
+    Raises RunError when it holds a run with other settings, naming the first that
+    differs, or something that is no run.
+    """
+    path = folder / "config.yaml"
+    if path.exists():
+        difference = _difference(path.read_text(), config)
+        if difference:
+            raise RunError(
+                f"{folder}: holds a run with other settings ({difference}); choose "
+                "another --out or remove it"
+            )
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: is not empty and holds no run; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, config)
+    return False
+
+
+def _difference(there: str, here: str) -> str:
+    import yaml
+
+    old, new = _flat(yaml.safe_load(there)), _flat(yaml.safe_load(here))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            return f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
+    return ""
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        pairs = ((k, v) for k, v in tree.items())
+    elif isinstance(tree, list):
+        pairs = ((str(i), v) for i, v in enumerate(tree))
+    else:
+        return {prefix: tree}
+    flat = {}
+    for key, value in pairs:
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
