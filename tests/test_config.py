@@ -197,9 +197,9 @@ def test_naming_a_part_anew_drops_its_old_arguments(folder, overrides, expected)
 def test_base_files_merge_by_the_same_rules(folder):
     (folder / "sub").mkdir()
     write(folder, SWAP + "steps: 5\nname: first\n", "base.yaml")
-    write(folder, "base: ../base.yaml\nobjective: {beta: 0.3}\n", "sub/middle.yaml")
+    write(folder, "extends: ../base.yaml\nobjective: {beta: 0.3}\n", "sub/middle.yaml")
     file = write(
-        folder, "base: middle.yaml\nobjective: {divergence: other}\n", "sub/top.yaml"
+        folder, "extends: middle.yaml\nobjective: {divergence: other}\n", "sub/top.yaml"
     )
     assert load_tree(file, ["name=last"]) == {
         "objective": {"name": "dpo", "beta": 0.3, "divergence": "other"},

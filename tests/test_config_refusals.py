@@ -163,11 +163,11 @@ BROKEN = [
     ),
     ("- dpo", "x.yaml: expected a mapping of keys to values"),
     ("", "x.yaml: expected a mapping of keys to values"),
-    ("base: 3", "x.yaml: base: expected a file name, got 3"),
-    ("base: ./x.yaml", "x.yaml: base: './x.yaml' leads back to this file"),
+    ("extends: 3", "x.yaml: extends: expected a file name, got 3"),
+    ("extends: ./x.yaml", "x.yaml: extends: './x.yaml' leads back to this file"),
     (
-        "base: gone.yaml",
-        "gone.yaml: cannot be read: No such file or directory (base of x.yaml)",
+        "extends: gone.yaml",
+        "gone.yaml: cannot be read: No such file or directory (extended by x.yaml)",
     ),
 ]
 
@@ -215,7 +215,7 @@ def test_a_key_written_nowhere_is_missing_from_the_file(folder):
 
 def test_the_file_named_is_the_one_that_holds_the_key(folder):
     write(folder, "objective: {name: dpo, beta: high}\nsteps: 3\n", "base.yaml")
-    file = write(folder, "base: base.yaml\nrate: fast\n")
+    file = write(folder, "extends: base.yaml\nrate: fast\n")
     fast = "x.yaml: rate: expected a number, got 'fast'"
     high = "base.yaml: objective.beta: expected a number, got 'high'"
     assert refusal(load, Experiment, file, ["objective.beta=1"]) == fast
@@ -223,9 +223,9 @@ def test_the_file_named_is_the_one_that_holds_the_key(folder):
 
 
 def test_a_longer_cycle_and_text_that_is_not_utf8(folder):
-    write(folder, "base: b.yaml", "a.yaml")
-    write(folder, "base: a.yaml", "b.yaml")
-    message = "b.yaml: base: 'a.yaml' leads back to this file"
+    write(folder, "extends: b.yaml", "a.yaml")
+    write(folder, "extends: a.yaml", "b.yaml")
+    message = "b.yaml: extends: 'a.yaml' leads back to this file"
     assert refusal(load_tree, "a.yaml") == message
     (folder / "c.yaml").write_bytes(b"name: \xff\n")
     assert refusal(load_tree, "c.yaml") == "c.yaml: is not UTF-8 text"

@@ -7,7 +7,7 @@ A tree is mappings, lists, text, numbers, booleans and None. The rules of mergin
 - everything else replaces.
 
 Scalars follow YAML 1.2, with `1e-6` a float and `yes`, `no`, `on`, `off` text. A key
-given twice is refused. `base: other.yaml` starts from another file.
+given twice is refused. `extends: other.yaml` starts from another file.
 """
 
 import os
@@ -44,7 +44,8 @@ def load_tree(file: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
 
 def load_layers(file: str | Path, overrides: Iterable[str] = ()) -> list[Layer]:
     """The trees to merge, lowest first, each with the name of where it was written."""
-    return _files(Path(file), ()) + [(COMMAND_LINE, _override(o)) for o in overrides]
+    written = [(COMMAND_LINE, parse_override(o)) for o in overrides]
+    return _files(Path(file), ()) + written
 
 
 def merge_layers(layers: Iterable[Layer]) -> dict[str, Any]:
@@ -96,14 +97,14 @@ def _files(file: Path, above: tuple[Path, ...]) -> list[Layer]:
     tree = _parse(name, _text(file, above))
     if not isinstance(tree, dict):
         raise ConfigError(name, "", "expected a mapping of keys to values")
-    if "base" not in tree:
+    if "extends" not in tree:
         return [(name, tree)]
-    base = tree.pop("base")
+    base = tree.pop("extends")
     if not isinstance(base, str):
-        raise ConfigError(name, "base", f"expected a file name, got {base!r}")
+        raise ConfigError(name, "extends", f"expected a file name, got {base!r}")
     seen = (*above, file.resolve())
     if (file.parent / base).resolve() in seen:
-        raise ConfigError(name, "base", f"'{base}' leads back to this file")
+        raise ConfigError(name, "extends", f"'{base}' leads back to this file")
     return [*_files(file.parent / base, seen), (name, tree)]
 
 
@@ -111,14 +112,15 @@ def _text(file: Path, above: tuple[Path, ...]) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        asked = f" (base of {above[-1].name})" if above else ""
+        asked = f" (extended by {above[-1].name})" if above else ""
         problem = f"cannot be read: {error.strerror}{asked}"
         raise ConfigError(os.path.normpath(file), "", problem) from error
     except UnicodeDecodeError as error:
         raise ConfigError(os.path.normpath(file), "", "is not UTF-8 text") from error
 
 
-def _override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Any]:
+    """The tree of one `key.path=value`; the value is YAML. Raises ConfigError."""
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):

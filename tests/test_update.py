@@ -1,0 +1,274 @@
+"""The training step through a real model: one denominator, whatever the cut."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from preset_examples import EXAMPLES, group
+
+from unipost import Batch
+from unipost.model import ModelConfig, function_policy, init_params, transformer_policy
+from unipost.optimizers import SGD, AdamW
+from unipost.update import (
+    Rows,
+    State,
+    annotate,
+    loss_and_grad,
+    streams_of,
+    update,
+    with_streams,
+)
+
+CONFIG = ModelConfig(
+    vocab_size=11,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+)
+POLICY = transformer_policy(CONFIG)
+PROMPTS, LENGTH, TOKENS = 8, 4, 5
+
+
+PARAMS, REFERENCE, OLD = (init_params(CONFIG, seed) for seed in range(3))
+EXTRAS = ("entropy", "lse", "vocab")
+
+
+@jax.jit
+def forward(params, rows):
+    """Every stream of the model, compiled once per shape for all objectives."""
+    return streams_of(POLICY, params, rows, EXTRAS)
+
+
+@jax.jit
+def backward(params, rows, cotangent):
+    return jax.vjp(lambda p: forward(p, rows), params)[1](cotangent)[0]
+
+
+def rows_and_batch(name, seed=0):
+    """Ragged rows of every example, one of them empty, and rewards that differ."""
+    rng = np.random.default_rng(seed)
+    g = group(name)
+    shape = (PROMPTS, g)
+    lengths = rng.integers(1, TOKENS + 1, shape)
+    lengths[0, 0], lengths[1, 0] = TOKENS, 0
+    mask = np.arange(TOKENS) < lengths[..., None]
+    before = np.arange(LENGTH) >= rng.integers(0, LENGTH - 1, (*shape, 1))
+    rows = Rows(
+        *map(
+            jnp.asarray,
+            (
+                rng.integers(0, 11, (*shape, LENGTH)),
+                before,
+                rng.integers(0, 11, (*shape, TOKENS)),
+                mask,
+            ),
+        )
+    )
+    rewards = rng.integers(0, 2, shape).astype(np.float32)
+    if g == 2:
+        rewards = np.stack([rewards[:, 0], 1 - rewards[:, 0]], 1)
+    if "process" in name:
+        rewards = rng.normal(size=mask.shape).astype(np.float32)
+    off = np.zeros(shape, bool)
+    off[:, -1] = True
+    batch = Batch(
+        mask=jnp.asarray(mask),
+        rewards=jnp.asarray(rewards),
+        steps=jnp.asarray(mask & (rng.random(mask.shape) < 0.5)),
+        off_policy=jnp.asarray(off),
+    )
+    return rows, batch
+
+
+def chained(name, rows=None, batch=None, pieces=1):
+    """((loss, metrics), gradient) of the example, by the chain rule through `forward`.
+
+    The objective is prepared on the whole batch and cut into `pieces`, whose results
+    are added.
+    """
+    objective = EXAMPLES[name]
+    if rows is None or batch is None:
+        rows, batch = rows_and_batch(name)
+    old, reference = forward(OLD, rows), forward(REFERENCE, rows)
+    batch = replace(
+        batch,
+        old=old.policy,
+        reference=reference.policy,
+        reference_lse=reference.lse,
+        reference_vocab=reference.vocab,
+    )
+    prepared = objective.prepare(batch)
+    total, size = None, len(rows.prompt) // pieces
+    for i in range(pieces):
+        cut = slice(i * size, (i + 1) * size) if pieces > 1 else slice(None)
+        some, part = jax.tree.map(lambda x, cut=cut: x[cut], (rows, prepared))
+        streams = forward(PARAMS, some)
+        step = jax.value_and_grad(objective.loss, has_aux=True)
+        value, cotangent = step(streams, part)
+        cotangent = jax.tree.map(lambda x, s: x.astype(s.dtype), cotangent, streams)
+        new = value, backward(PARAMS, some, cotangent)
+        total = new if total is None else jax.tree.map(jnp.add, total, new)
+    return total
+
+
+def whole(name, microbatches=1, policy=POLICY):
+    """The same by `loss_and_grad`, the library's own step."""
+    objective, (rows, batch) = EXAMPLES[name], rows_and_batch(name)
+    batch = with_streams(objective, policy, rows, batch, OLD, REFERENCE)
+    run = jax.jit(loss_and_grad, static_argnums=(0, 5))
+    return run(policy, objective, PARAMS, rows, objective.prepare(batch), microbatches)
+
+
+def close(a, b):
+    """Same loss and metrics; gradients to 1e-5 of the gradient's norm, float32."""
+    for key, value in b[0][1].items():
+        assert float(a[0][1][key]) == pytest.approx(float(value), rel=1e-5, abs=2e-6)
+    norm = np.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(b[1])))
+    assert norm > 0
+    worst = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), a[1], b[1])
+    assert max(jax.tree.leaves(worst)) < 1e-5 * norm
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_cutting_the_batch_changes_nothing(name):
+    """Microbatches, permuted prompts, padding and empty prompts, 8 devices."""
+    one = chained(name)
+    close(chained(name, pieces=4), one)
+    rows, batch = rows_and_batch(name)
+    order = np.random.default_rng(5).permutation(PROMPTS)
+    close(chained(name, *jax.tree.map(lambda x: x[order], (rows, batch))), one)
+
+    def padded(x, ahead, behind):
+        # a prompt is padded on its left, a response on its right
+        cut = [(0, 2), (0, 0)] + [(ahead, behind)] * (x.ndim == 3)
+        return jnp.pad(x, cut)
+
+    prompts = [padded(x, 3, 0) for x in rows[:2]]
+    responses = [padded(x, 0, 2) for x in rows[2:]]
+    wider = jax.tree.map(lambda x: padded(x, 0, 2), batch)
+    close(chained(name, Rows(*prompts, *responses), wider), one)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    close(chained(name, *jax.device_put((rows, batch), spread)), one)
+
+
+@pytest.mark.parametrize("name", ["f_sft-lse", "dpo", "grpo-exact", "luffy"])
+def test_the_step_is_the_chain_rule(name):
+    """`loss_and_grad`, whole and in microbatches, against the chain above."""
+    one = chained(name)
+    close(whole(name), one)
+    close(whole(name, microbatches=4), one)
+
+
+def test_step_zero_through_the_model():
+    """Ratio 1, KL 0, DPO loss log 2, when policy, old and reference are one."""
+    for name, key, want in (
+        ("dpo", "loss", np.log(2.0)),
+        ("f_dpo", "loss", np.log(2.0)),
+        ("grpo", "penalty", 0.0),
+        ("grpo", "implicit_reward", 0.0),
+        ("grpo-exact", "penalty", 0.0),
+        ("f_sft", "implicit_reward", 0.0),
+    ):
+        objective, (rows, batch) = EXAMPLES[name], rows_and_batch(name)
+        batch = with_streams(objective, POLICY, rows, batch, PARAMS, PARAMS)
+        _, metrics = objective(forward(PARAMS, rows), batch)
+        assert float(metrics[key]) == pytest.approx(want, abs=2e-7), (name, key)
+
+
+@pytest.mark.parametrize("name", ["dpo", "grpo"])
+def test_any_function_of_parameters_and_tokens_is_a_model(name):
+    """The transformer wrapped as a plain function gives the same step."""
+    plain = function_policy(POLICY.logits)
+    close(whole(name, policy=plain), whole(name))
+
+
+def test_only_needed_streams_are_computed():
+    rows, batch = rows_and_batch("sft")
+    assert with_streams(EXAMPLES["sft"], POLICY, rows, batch, OLD, None) is batch
+    rows, batch = rows_and_batch("dapo")
+    filled = with_streams(EXAMPLES["dapo"], POLICY, rows, batch, OLD, None)
+    assert filled.reference is None and filled.old is not None
+    np.testing.assert_array_equal(filled.old, annotate(POLICY, OLD, rows).policy)
+    with pytest.raises(ValueError, match="needs reference parameters"):
+        with_streams(EXAMPLES["dpo"], POLICY, *rows_and_batch("dpo"), OLD, None)
+
+
+def state_of(optimizer):
+    params = jax.tree.map(jnp.array, PARAMS)
+    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def test_learning_rate_and_beta_sweeps_compile_once():
+    from unipost import presets
+
+    rows, batch = rows_and_batch("dpo")
+    batch = with_streams(EXAMPLES["dpo"], POLICY, rows, batch, OLD, REFERENCE)
+    before = update._cache_size()
+    losses = []
+    for rate, beta in ((1e-3, 0.1), (1e-2, 0.3), (0.0, 0.5)):
+        optimizer = AdamW(rate)
+        args = POLICY, presets.dpo(beta), optimizer, state_of(optimizer), rows, batch
+        _, metrics = update(*args, 1, jnp.asarray(10))
+        losses.append(float(metrics["loss"]))
+    assert update._cache_size() == before + 1
+    assert len(set(losses)) == 3
+
+
+def test_sgd_step_is_rate_times_gradient():
+    rows, batch = rows_and_batch("sft")
+    (_, _), grads = chained("sft", rows, batch)
+    optimizer = SGD(0.1)
+    args = POLICY, EXAMPLES["sft"], optimizer, state_of(optimizer), rows, batch
+    state, metrics = update(*args, 1, jnp.asarray(10))
+    want = jax.tree.map(lambda p, g: p - 0.1 * g, PARAMS, grads)
+    for a, b in zip(*map(jax.tree.leaves, (state.params, want)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+
+
+def test_schedules_and_clipping_by_hand():
+    rates = [float(AdamW(1.0, "constant", 2).rate(s, 6)) for s in range(6)]
+    np.testing.assert_allclose(rates, [1 / 3, 2 / 3, 1, 1, 1, 1], rtol=1e-6)
+    rates = [float(AdamW(1.0, "linear").rate(s, 4)) for s in range(5)]
+    np.testing.assert_allclose(rates, [1, 0.75, 0.5, 0.25, 0], atol=1e-7)
+    rates = [float(AdamW(2.0, "cosine").rate(s, 4)) for s in (0, 2, 4)]
+    np.testing.assert_allclose(rates, [2, 1, 0], atol=1e-6)
+    grads, params = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.zeros(2)}
+    optimizer = SGD(1.0, clip_norm=1.0)
+    new, _, numbers = optimizer.update(grads, optimizer.init(params), params, 0, 1)
+    np.testing.assert_allclose(new["w"], [-0.6, -0.8], rtol=1e-6)
+    assert float(numbers["grad_norm"]) == 5.0
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: AdamW(-1.0), "adamw.learning_rate: -1 is negative"),
+        (lambda: AdamW(1e-3, warmup=-1), "adamw.warmup: -1 is negative"),
+        (lambda: AdamW(1e-3, b1=1.0), "adamw.b1: 1 is outside"),
+        (lambda: SGD(1e-3, clip_norm=0.0), "sgd.clip_norm: 0 is not positive"),
+    ],
+)
+def test_refused_settings(make, message):
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        make()
+
+
+def test_streams_have_the_shape_of_the_rows():
+    rows, _ = rows_and_batch("grpo")
+    streams = streams_of(POLICY, PARAMS, rows, ("entropy", "vocab"))
+    assert streams.policy.shape == (PROMPTS, 4, TOKENS)
+    assert streams.lse is None
+    vocab = jnp.asarray(streams.vocab)
+    assert vocab.shape == (PROMPTS, 4, TOKENS, 11)
+    chosen = jnp.take_along_axis(vocab, rows.response[..., None], -1)[..., 0]
+    want = jnp.where(rows.response_mask, chosen, 0.0)
+    np.testing.assert_allclose(streams.policy, want, atol=1e-6)

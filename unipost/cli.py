@@ -1,0 +1,218 @@
+"""The command line: unipost run | explain | list | eval."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DESCRIPTION = """\
+Post-training as one f-divergence objective:
+
+  implicit reward = beta f'(policy/anchor)
+  loss            = link(implicit reward, signal) + penalty D_g(policy || reference)
+
+Change one thing in an objective and see what it did:
+
+  unipost run experiments/quickstart.yaml
+  unipost run experiments/quickstart.yaml arms.f_dpo_js.objective.divergence=forward_kl
+  unipost explain f_dpo divergence=jensen_shannon
+"""
+
+RUN = """\
+Run an experiment, or a study of several arms from one base.
+
+FILE is YAML; KEY=VALUE overrides a setting by its dotted path, and naming a part anew
+drops the arguments of the old one:
+
+  unipost run experiments/sft.yaml steps=200 optimizer.learning_rate=3e-4
+  unipost run experiments/quickstart.yaml common.steps=20 seeds='[0]'
+  unipost run experiments/quickstart.yaml base=train      (make the base again first)
+
+Started again with the same settings, a run goes on from its last checkpoint and a
+study from its last finished arm. Everything needed to repeat it is in the run
+directory: config.yaml, environment.json, metrics.jsonl, evaluation.jsonl, final/.
+"""
+
+EXPLAIN = """\
+Print an objective in mathematical notation, with its gradient coefficient: the weight
+on grad log pi of every token.
+
+  unipost explain dpo
+  unipost explain grpo kl=0.1 estimator=importance_k3
+  unipost explain f_sft divergence=mypkg.mine:MyDivergence
+  unipost explain experiments/quickstart.yaml             (every arm)
+"""
+
+LIST = """\
+List what can be named in a config: presets, divergences, links, signals, penalties'
+estimators, aggregations, optimizers, sources and rewards.
+
+  unipost list
+  unipost list presets
+"""
+
+EVAL = """\
+Evaluate a model folder on the tasks of an experiment or study file: greedy accuracy,
+accuracy of samples, pass@k, and with --reference the KL both ways, entropy and margins.
+
+  unipost eval runs/quickstart/grpo/0/final experiments/quickstart.yaml
+  unipost eval runs/x/final experiments/quickstart.yaml --reference experiments/base
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors of use are one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (ValueError, RuntimeError, OSError) as error:
+        if options.traceback:
+            raise
+        print(f"unipost: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("unipost: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unipost",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error came from"
+    )
+    verbs = parser.add_subparsers(required=True, metavar="run | explain | list | eval")
+
+    def verb(name, text, command):
+        sub = verbs.add_parser(
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    run = verb("run", RUN, _run)
+    run.add_argument("file", type=Path, metavar="FILE", help="experiment or study")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
+
+    explain = verb("explain", EXPLAIN, _explain)
+    explain.add_argument("what", metavar="PRESET | FILE")
+    explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+
+    listing = verb("list", LIST, _list)
+    listing.add_argument("kind", nargs="?", help="one kind only")
+
+    evaluate = verb("eval", EVAL, _eval)
+    evaluate.add_argument("model", type=Path, metavar="FOLDER")
+    evaluate.add_argument("file", type=Path, metavar="FILE")
+    evaluate.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    evaluate.add_argument("--reference", type=Path, metavar="FOLDER")
+    evaluate.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _out(options: argparse.Namespace) -> Path:
+    return options.out or Path("runs") / options.file.stem
+
+
+def _run(options: argparse.Namespace) -> None:
+    from unipost.study import is_study
+    from unipost.tree import load_tree
+
+    if is_study(load_tree(options.file, options.overrides)):
+        _run_study(options)
+        return
+    from unipost.config import load
+    from unipost.train import Experiment, train
+
+    experiment = load(Experiment, options.file, options.overrides)
+    result = train(experiment, _out(options), title=options.file.stem)
+    print(f"{_out(options)}: {experiment.steps} steps, {result.seconds:.0f} s")
+
+
+def _run_study(options: argparse.Namespace) -> None:
+    from unipost.figures import make_figures
+    from unipost.report import write_report
+    from unipost.study import load_study, run_study
+
+    study = load_study(options.file, options.overrides)
+    folder = _out(options)
+    results = run_study(study, folder)
+    print(write_report(results, folder))
+    for path in make_figures(results, folder):
+        print(path)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from unipost.explain import explain
+
+    if options.what.endswith((".yaml", ".yml")):
+        objectives = _objectives(Path(options.what), options.overrides)
+        print("\n\n".join(f"{n}\n{explain(o)}".lstrip() for n, o in objectives))
+        return
+    from unipost.config import build
+    from unipost.objective import Objective
+    from unipost.train import PRESETS
+    from unipost.tree import COMMAND_LINE, merge_layers, parse_override
+
+    overrides = [(COMMAND_LINE, parse_override(o)) for o in options.overrides]
+    node = merge_layers([("", {"name": options.what}), *overrides])
+    objective = build(Objective, node, file=COMMAND_LINE)
+    doc = PRESETS[options.what].__doc__ if options.what in PRESETS else None
+    if doc:
+        print(doc.splitlines()[0] + "\n")
+    print(explain(objective))
+
+
+def _objectives(file: Path, overrides: Sequence[str]):
+    """(arm name, objective) of every arm of a study, or ("", objective)."""
+    from unipost.config import load
+    from unipost.study import is_study, load_study
+    from unipost.train import Experiment
+    from unipost.tree import load_tree
+
+    if is_study(load_tree(file, overrides)):
+        arms = load_study(file, overrides).arms
+        return [(name, arm.objective) for name, arm in arms.items()]
+    return [("", load(Experiment, file, overrides).objective)]
+
+
+def _list(options: argparse.Namespace) -> None:
+    from unipost.listing import listing
+
+    print(listing(options.kind))
+
+
+def _eval(options: argparse.Namespace) -> None:
+    import json
+
+    from unipost.config import build
+    from unipost.evaluation import Evaluation, Evaluator
+    from unipost.train import load_model
+    from unipost.tree import load_tree
+
+    tree = load_tree(options.file, options.overrides)
+    if "evaluation" not in tree:
+        raise ValueError(f"{options.file}: evaluation: missing; write its tasks")
+    evaluation = build(Evaluation, tree["evaluation"], "evaluation", str(options.file))
+    model = load_model(str(options.model), options.seed)
+    reference = options.reference
+    base = model if reference is None else load_model(str(reference), options.seed)
+    if reference is None:
+        import dataclasses
+
+        evaluation = dataclasses.replace(evaluation, distance=None)
+    evaluator = Evaluator(
+        evaluation, model.policy, model.tokenizer, base.params, options.seed
+    )
+    report = evaluator(model.params)
+    print(json.dumps(report.numbers(), indent=1))

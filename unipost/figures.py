@@ -1,0 +1,397 @@
+"""The exhibits of a study, from its `Summary`: the table and three figures.
+
+    accuracy      gain of every arm over the base
+    forgetting    what the other skills lost against the KL to the base
+    coefficient   weight on grad log pi against the probability of the token
+
+An arm has one colour and marker in all of them; the one that must fail is grey.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unipost.evaluate import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from unipost.report import Arm, Results, Summary
+
+# What a run reports next to its tasks, each possibly null: its column and digits.
+NUMBERS = {
+    "kl_reverse": ("KL(policy‖base)", ".3f"),
+    "kl_forward": ("KL(base‖policy)", ".3f"),
+    "entropy": ("entropy", ".2f"),
+    "length": ("length", ".1f"),
+    "style": ("style %", ".1f"),
+    "margin": ("margin", ".2f"),
+    "train_seconds": ("seconds", ".1f"),
+    "steps": ("steps", ".0f"),
+}
+# Paul Tol's muted scheme: nine hues that the colour-blind can tell apart.
+_COLORS = (
+    "#332288 #CC6677 #117733 #88CCEE #882255 #DDCC77 #44AA99 #AA4499 #999933"
+).split()
+_MARKERS, _LINES = "os^D", ("-", "--", "-.", ":")
+_CONTROL, _FAINT = "#888888", "#666666"
+_INTERVAL = "95% intervals over seeds and items, for this one base"
+_FEWEST = 10  # tokens below which a bin's mean coefficient is not drawn
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _FAINT,
+    "pdf.fonttype": 42,
+}
+
+
+def table(summary: Summary) -> str:
+    """Markdown: accuracy, gain, retention, KL to the base and verdict of each arm.
+
+    Means with 95% intervals; KL in nats, the mean over seeds.
+    """
+    heads = ["arm", "accuracy %", "gain, points", "retention, points"]
+    rows = [["base", show(summary.base), "", "", "", ""]]
+    for arm in summary.arms:
+        shown = [show(arm.target), show(arm.gain, "+"), show(arm.retention, "+")]
+        kl = spread(arm, "kl_reverse").split()[0]
+        rows.append([arm.title, *shown, kl, arm.verdict])
+    return _markdown([*heads, NUMBERS["kl_reverse"][0], "improves"], rows)
+
+
+def details(summary: Summary) -> str:
+    """Markdown: each retention task's change, KL with its range over seeds, the rest.
+
+    Columns that no arm reports are left out.
+    """
+    tasks = list(summary.arms[0].changes)
+    kept = [key for key in NUMBERS if any(spread(a, key) != "-" for a in summary.arms)]
+    base = [_number(key, summary.base_row.get(key)) for key in kept]
+    rows = [["base", *[""] * len(tasks), *base]]
+    for arm in summary.arms:
+        changes = [show(arm.changes[task], "+") for task in tasks]
+        rows.append([arm.title, *changes, *(spread(arm, key) for key in kept)])
+    named = [f"{task}, points" for task in tasks]
+    return _markdown(["arm", *named, *(NUMBERS[key][0] for key in kept)], rows)
+
+
+def csv_table(summary: Summary) -> str:
+    """CSV, one row per arm and seed and one for the base; accuracies in percent."""
+    rows: list[Mapping[str, Any]] = [{"arm": "base", **summary.base_row}]
+    for arm in summary.arms:
+        rows += [{"arm": arm.name, "title": arm.title, **row} for row in arm.rows]
+    names = dict.fromkeys(["arm", "title", "seed", *(key for r in rows for key in r)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def show(interval: Interval | None, sign: str = "") -> str:
+    """`41.2 [39.8, 42.6]`; sign "+" writes the sign of the mean."""
+    if interval is None:
+        return "-"
+    mean, low, high = (round(x, 1) + 0.0 for x in interval)
+    if math.isnan(low):
+        return f"{mean:{sign}.1f} [-]"
+    return f"{mean:{sign}.1f} [{low:.1f}, {high:.1f}]"
+
+
+def spread(arm: Arm, key: str) -> str:
+    """Mean of a number over the seeds, KL with its range; "-" if a seed lacks it."""
+    values = _values(arm, key)
+    if None in values:
+        return "-"
+    mean = _number(key, sum(values) / len(values))
+    if not key.startswith("kl_") or len(values) == 1:
+        return mean
+    return f"{mean} ({_number(key, min(values))}-{_number(key, max(values))})"
+
+
+def provenance(summary: Summary) -> str:
+    """Study, seeds, items, git hash and wall time, in one line."""
+    results = summary.results
+    items = ", ".join(f"{t['items']} {name}" for name, t in results["tasks"].items())
+    seeds = ", ".join(map(str, results["seeds"]))
+    seconds = results.get("wall_seconds")
+    wall = "" if seconds is None else f" · {seconds:.0f} s"
+    git = results.get("git") or "unknown"
+    return f"{results['study']} · seeds {seeds} · items: {items} · git {git}{wall}"
+
+
+def _values(arm: Arm, key: str) -> list[Any]:
+    return [row.get(key) for row in arm.rows]
+
+
+def _number(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value if key == 'style' else value:{NUMBERS[key][1]}}"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are also aligned as plain text."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
+    text = []
+    for first, *rest in lines:
+        right = [c.rjust(w) for c, w in zip(rest, widths[1:], strict=True)]
+        text.append(f"| {' | '.join([first.ljust(widths[0]), *right])} |")
+    return "\n".join(text)
+
+
+def _looks(summary: Summary) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and line of each arm, by its place in the study's file.
+
+    So no result changes them.
+    """
+    arms = summary.results["arms"]
+    learning = [name for name in arms if arms[name]["expected"] == "learn"]
+    looks = {name: (_CONTROL, "X", ":") for name in arms}
+    for i, name in enumerate(learning):
+        turn = i // len(_COLORS) % len(_MARKERS)
+        looks[name] = _COLORS[i % len(_COLORS)], _MARKERS[turn], _LINES[turn]
+    return looks
+
+
+def make_figures(
+    study: Results | Summary, folder: str | Path, formats: Sequence[str] = ("png",)
+) -> list[Path]:
+    """Draw accuracy, forgetting and coefficient into `folder`; return the files.
+
+    From results or from their summary, if that is at hand. A figure for which the
+    study has no numbers is left out. `formats` as matplotlib names them: png (150
+    dpi), pdf. Every file appears whole or not at all.
+    """
+    from matplotlib import rc_context
+
+    from unipost.report import Summary, summarise
+
+    summary = study if isinstance(study, Summary) else summarise(study)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    with rc_context(_STYLE):
+        for name, draw in FIGURES.items():
+            figure = draw(summary)
+            if figure is None:
+                continue
+            for kind in formats:
+                file = folder / f"{name}.{kind}"
+                partial = file.with_name(f".{file.name}.partial")
+                figure.savefig(partial, format=kind, dpi=150)
+                os.replace(partial, file)
+                files.append(file)
+    return files
+
+
+def _figure(summary: Summary, title: str, note: str, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
+    figure.supxlabel(
+        f"{note}\n{provenance(summary)}", x=0.01, ha="left", fontsize=8, color=_FAINT
+    )
+    return figure
+
+
+def accuracy_figure(summary: Summary) -> Figure:
+    """Accuracy of each arm by the rule's metric, base as a line; sorted by gain."""
+    rule, looks = summary.results["rule"], _looks(summary)
+    arms = summary.arms[::-1]
+    title = f"Accuracy on {summary.results['tasks'][rule['task']]['title']}"
+    note = f"Bars: {_INTERVAL}. Filled: improves over the base by the rule."
+    figure = _figure(summary, title, note, 1.7 + 0.3 * len(arms))
+    axes = figure.add_subplot()
+    axes.axvspan(summary.base.low, summary.base.high, color="#eeeeee", lw=0)
+    axes.axvline(summary.base.mean, color=_FAINT, lw=1)
+    place, above = (summary.base.mean, 1.0), ("data", "axes fraction")
+    axes.annotate("base", place, (0, 2), above, "offset points", ha="center")
+    for y, arm in enumerate(arms):
+        color, marker, _ = looks[arm.name]
+        face = color if arm.verdict == "supported" else "white"
+        axes.plot(arm.target[1:], (y, y), color=color, lw=2, solid_capstyle="butt")
+        axes.plot(arm.target.mean, y, marker, color=color, mfc=face, ms=7)
+        gain = show(arm.gain, "+")
+        axes.annotate(gain, (1.02, y), xycoords=("axes fraction", "data"), va="center")
+    axes.set_yticks(range(len(arms)), [arm.title for arm in arms])
+    axes.set_ylim(-0.6, len(arms) - 0.4)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"{rule['metric']} accuracy, %")
+    axes.annotate("gain, points", (1.02, 1.0), (0, 2), "axes fraction", "offset points")
+    return figure
+
+
+def forgetting_figure(summary: Summary) -> Figure | None:
+    """Mean change of the retention tasks against either KL; None without both."""
+    panels = []
+    for key in ("kl_reverse", "kl_forward"):
+        arms = [a for a in summary.arms if a.retention and None not in _values(a, key)]
+        panels += [(key, arms)] if arms else []
+    if not panels:
+        return None
+    title = "Change of the other skills against the KL to the base"
+    note = f"Faint: seeds. Vertical bars: {_INTERVAL}; horizontal: range over seeds."
+    figure = _figure(summary, title, note, 1.4 + 2.8 * len(panels))
+    grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    figure.supylabel("retention: change in greedy accuracy, points", fontsize=9)
+    looks = _looks(summary)
+    for axes, (key, arms) in zip(grid, panels, strict=True):
+        axes.axhline(0, color=_FAINT, lw=1)
+        for arm in arms:
+            _forgetting_point(axes, arm, key, looks[arm.name])
+        axes.margins(x=0.15, y=0.1)
+        _log_if_wide(axes, [value for arm in arms for value in _values(arm, key)])
+        axes.set_xlabel(f"{NUMBERS[key][0]}, nats per response")
+    for axes, (key, arms) in zip(grid, panels, strict=True):
+        _label_points(figure, axes, arms, key, looks)
+    return figure
+
+
+def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator
+
+    if 0 < 10 * min(values) < max(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+
+
+def _mean(arm: Arm, key: str) -> float:
+    values = _values(arm, key)
+    return sum(values) / len(values)
+
+
+def _ends(arm: Arm, key: str) -> tuple[float, float]:
+    values = _values(arm, key)
+    return min(values), max(values)
+
+
+def _forgetting_point(
+    axes: Axes, arm: Arm, key: str, look: tuple[str, str, str]
+) -> None:
+    """Seeds, faint, and their mean: KL with its range, retention with its interval."""
+    x, ends = _mean(arm, key), _ends(arm, key)
+    y, low, high = arm.retention or (math.nan,) * 3
+    color, marker, _ = look
+    seeds = _values(arm, key), _values(arm, "retention")
+    axes.plot(*seeds, marker, color=color, ms=3.5, alpha=0.4)
+    axes.plot((x, x), (low, high), color=color, lw=1, alpha=0.6)
+    axes.plot(ends, (y, y), color=color, lw=1, alpha=0.6)
+    axes.plot(x, y, marker, color=color, ms=7, mec="white", mew=0.5)
+
+
+def _label_points(figure: Figure, axes: Axes, arms, key: str, looks) -> None:
+    """Write each title near its point, where it covers no title, point nor bar."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # the layout, hence where points are in pixels
+    pixel, place = figure.dpi / 72, axes.transData.transform
+    taken = []
+    for arm in arms:
+        x, y, (left, right) = _mean(arm, key), arm.retention, _ends(arm, key)
+        tall = Bbox([place((x, y.low)), place((x, y.high))])
+        wide = Bbox([place((left, y.mean)), place((right, y.mean))])
+        dot = Bbox([place((x, y.mean))] * 2).padded(5)
+        taken += [tall.padded(2), wide.padded(2), dot]
+    for arm in sorted(arms, key=lambda arm: -arm.retention.mean):
+        line = {"arrowstyle": "-", "color": looks[arm.name][0], "lw": 0.8}
+        point = _mean(arm, key), arm.retention.mean
+        note = axes.annotate(arm.title, point, (0, 0), "data", "offset points", line)
+        note.set(in_layout=False, va="center", fontsize=8)
+        box = note.get_window_extent()
+        tried = []
+        for dx, dy in _offsets(box.width / pixel):
+            moved = box.translated(dx * pixel, dy * pixel)
+            cost = sum(_overlap(moved, other) for other in taken)
+            cost += moved.width * moved.height - _overlap(moved, axes.bbox)
+            tried.append((round(cost), len(tried), (dx, dy), moved))
+        _, _, offset, box = min(tried)
+        note.set_position(offset)
+        taken.append(box)
+
+
+def _offsets(width: float):
+    """Places for the left end of a text of this width, in points, nearest first."""
+    for radius in (7, 12, 18, 26, 36, 48, 62):
+        for turn in (0, 4, 1, 7, 3, 5, 2, 6):
+            dx, dy = math.cos(turn * math.pi / 4), math.sin(turn * math.pi / 4)
+            yield radius * dx - width * (1 - round(dx, 1)) / 2, radius * dy
+
+
+def _overlap(a, b) -> float:
+    """Area that two boxes share, in pixels."""
+    wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+    return max(wide, 0.0) * max(min(a.y1, b.y1) - max(a.y0, b.y0), 0.0)
+
+
+def coefficient_figure(summary: Summary) -> Figure | None:
+    """Mean weight on grad log pi by token probability, all seeds; None without any."""
+    arms = summary.results["arms"]
+    curves = {a.name: _curve(a.name, arms[a.name]["runs"]) for a in summary.arms}
+    curves = {name: curve for name, curve in curves.items() if len(curve[0])}
+    if not curves:
+        return None
+    looks = _looks(summary)
+    title = "Gradient coefficient by token probability"
+    note = f"Mean over the tokens of all seeds; bins of at least {_FEWEST} tokens."
+    figure = _figure(summary, title, note, 4.0)
+    axes = figure.add_subplot()
+    axes.axhline(0, color=_FAINT, lw=1)
+    for name, (p, value) in sorted(curves.items(), key=lambda item: -item[1][1][-1]):
+        color, marker, line = looks[name]
+        title = arms[name]["title"]
+        axes.plot(p, value, marker + line, color=color, ms=4, lw=1.5, label=title)
+    _log_if_wide(axes, np.concatenate([p for p, _ in curves.values()]).tolist())
+    sizes = [float(abs(value).max()) for _, value in curves.values()]
+    small = min((size for size in sizes if size > 0), default=1.0)
+    if max(sizes) > 30 * small:
+        small = max(small, 1e-3 * max(sizes))
+        axes.set_yscale("symlog", linthresh=small)
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.margins(y=0.08)
+    axes.set_xlabel("probability of the token under the policy")
+    least = min(value.min() for _, value in curves.values())
+    axes.set_ylabel(f"mean {'size of the ' * bool(least >= 0)}gradient coefficient")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _curve(name: str, runs: Sequence[Mapping[str, Any]]):
+    """(bin centres, mean coefficient) over the tokens of all seeds."""
+    found = [run["coefficient"] for run in runs if run.get("coefficient")]
+    if not found:
+        return np.zeros(0), np.zeros(0)
+    if any(each["probability"] != found[0]["probability"] for each in found):
+        raise ValueError(f"arms.{name}: coefficient.probability differs between seeds")
+    value = np.array([each["value"] for each in found], float)
+    count = np.where(np.isnan(value), 0.0, [each["count"] for each in found])
+    total, weighed = count.sum(0), (count * np.nan_to_num(value)).sum(0)
+    kept = total >= _FEWEST
+    return np.array(found[0]["probability"])[kept], weighed[kept] / total[kept]
+
+
+FIGURES = {
+    "accuracy": accuracy_figure,
+    "forgetting": forgetting_figure,
+    "coefficient": coefficient_figure,
+}

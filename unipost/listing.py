@@ -1,0 +1,114 @@
+"""What can be named in a config, as text; the README's table of presets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from unipost.explain import phi_formula, slope_formula
+from unipost.links import LINKS, Matching, PairLink
+from unipost.objective import Objective
+from unipost.parts import concrete
+from unipost.penalties import Estimator
+from unipost.presets import PRESETS
+from unipost.signals import SIGNALS
+from unipost.train import (
+    AGGREGATIONS,
+    DIVERGENCES,
+    OPTIMIZERS,
+    REWARDS,
+    SOURCES,
+)
+
+# what stands in the table for an argument without a default
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "f_sft": {"divergence": DIVERGENCES["pearson_chi2"]()},
+    "f_dpo": {"divergence": DIVERGENCES["jensen_shannon"]()},
+    "dr_grpo": {"max_length": 1024.0},
+    "luffy": {"max_length": 1024.0},
+}
+
+KINDS: dict[str, Mapping[str, Any]] = {
+    "presets": PRESETS,
+    "divergences": DIVERGENCES,
+    "links": LINKS,
+    "signals": SIGNALS,
+    "aggregations": AGGREGATIONS,
+    "optimizers": OPTIMIZERS,
+    "sources": SOURCES,
+    "rewards": REWARDS,
+}
+
+
+def listing(kind: str | None = None) -> str:
+    """Names with their arguments, one line each. Raises ValueError for a bad kind."""
+    kinds = [*KINDS, "estimators"]
+    if kind is not None and kind not in kinds:
+        raise ValueError(f"list: no kind {kind!r}; write one of {', '.join(kinds)}")
+    blocks = []
+    for name in kinds if kind is None else [kind]:
+        if name == "estimators":
+            lines = ["  " + ", ".join(get_args(Estimator)) + "   (of a penalty)"]
+        else:
+            lines = [_entry(n, part) for n, part in KINDS[name].items()]
+        blocks.append("\n".join([name, *lines]))
+    return "\n\n".join(blocks)
+
+
+def _entry(name: str, part: Any) -> str:
+    parameters = inspect.signature(part).parameters
+    arguments = ", ".join(p for p in parameters if p not in ("response", "answer"))
+    first = (inspect.getdoc(part) or "").splitlines()[0]
+    return f"  {name + (f'({arguments})' if arguments else '')}\n      {first}"
+
+
+_SYMBOL = {
+    "none": "-",
+    "reference": "reference",
+    "old": "old",
+    "behavior": "behavior",
+    "self": "self",
+}
+
+
+def _snake(part: Any, registry: Mapping[str, Any]) -> str:
+    for name, made in registry.items():
+        if made is type(part):
+            return name
+    return type(part).__name__
+
+
+def _row(name: str, objective: Objective) -> list[str]:
+    link = _snake(objective.link, LINKS)
+    if isinstance(objective.link, Matching):
+        link = f"matching: -phi, phi = {phi_formula(objective.link.divergence)}"
+    penalty = "-"
+    if objective.penalty is not None:
+        p = objective.penalty
+        weight = concrete(p.weight)
+        penalty = f"{weight:g} {_snake(p.divergence, DIVERGENCES)}, {p.estimator}"
+    aggregation = _snake(objective.aggregation, AGGREGATIONS)
+    if isinstance(objective.link, PairLink):
+        aggregation = "mean of pairs"
+    if objective.off_policy is not None:
+        link += f"; off-policy rows: {slope_formula(objective.off_policy.divergence)}"
+    return [
+        f"`{name}`",
+        _SYMBOL[objective.anchor],
+        slope_formula(objective.divergence),
+        link,
+        _snake(objective.signal, SIGNALS),
+        objective.level,
+        penalty,
+        aggregation,
+    ]
+
+
+def preset_table() -> str:
+    """The presets as a Markdown table, read off the objects they return."""
+    head = ["preset", "anchor", "f'(u)", "link", "signal", "level", "penalty"]
+    head.append("aggregation")
+    rows = [_row(n, make(**EXAMPLES.get(n, {}))) for n, make in PRESETS.items()]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,103 @@
+"""What every part of the library asks of a language model: four pure functions.
+
+Letters in shapes: N rows, S tokens, D hidden, V vocabulary, C cache slots. A mask is
+True at real tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Params = Any
+
+
+class Cache(NamedTuple):
+    """Decoding state with a fixed number of slots C, one slot written per step.
+
+    `stacked` has leading axes [layers, N], `rows` has leading axis [N]; both are
+    pytrees that belong to the policy. `slot` is the next slot to write, a scalar.
+    """
+
+    stacked: Any
+    rows: Any
+    slot: Array
+
+
+def repeat_cache(cache: Cache, group: int) -> Cache:
+    """Each of N rows `group` times in a row: the cache of N * group responses."""
+    return Cache(
+        jax.tree.map(lambda x: jnp.repeat(x, group, axis=1), cache.stacked),
+        jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), cache.rows),
+        cache.slot)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A language model as pure functions of its parameters.
+
+    hidden(params, tokens [N S], mask [N S]) -> [N S D], causal, blind to masked tokens.
+    head(params, hidden [... D]) -> logits [... V], float32 or wider.
+    prefill(params, tokens [N S], mask [N S], cache_length) -> (logits [N V], Cache):
+        next-token logits after the last column, so prompts are left-padded.
+    decode(params, cache, token [N]) -> (logits [N V], Cache): appends one real token.
+    """
+
+    hidden: Callable[[Params, Array, Array], Array]
+    head: Callable[[Params, Array], Array]
+    prefill: Callable[[Params, Array, Array, int], tuple[Array, Cache]]
+    decode: Callable[[Params, Cache, Array], tuple[Array, Cache]]
+
+    def logits(self, params: Params, tokens: Array, mask: Array) -> Array:
+        """Next-token logits [N S V] at every position of `tokens` [N S]."""
+        return self.head(params, self.hidden(params, tokens, mask))
+
+
+def function_policy(fn: Callable[[Params, Array, Array], Array]) -> Policy:
+    """Any model as a Policy: fn(params, tokens [N S], mask [N S]) -> logits [N S V].
+
+    `fn` must be pure, causal, and blind to tokens whose mask is False (the mask is
+    boolean). Sampling calls it once per token on the whole fixed-length row: right for
+    small models and for tests; write the four functions of `Policy` to decode with a
+    cache. Build the policy once: jit compiles again for every policy it is given.
+    """
+
+    def hidden(params: Params, tokens: Array, mask: Array) -> Array:
+        mask = mask.astype(bool)
+        return widen(fn(params, jnp.where(mask, tokens, 0), mask))
+
+    def head(params: Params, hidden: Array) -> Array:
+        return hidden
+
+    def prefill(params: Params, tokens: Array, mask: Array, cache_length: int):
+        width = (0, 0), (0, room(tokens, cache_length))
+        logits = hidden(params, tokens, mask)[:, -1]
+        rows = {"tokens": jnp.pad(tokens, width),
+                "mask": jnp.pad(mask.astype(bool), width)}
+        return logits, Cache((), rows, jnp.asarray(tokens.shape[1]))
+
+    def decode(params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
+        tokens = cache.rows["tokens"].at[:, cache.slot].set(token)
+        mask = cache.rows["mask"].at[:, cache.slot].set(True)
+        logits = hidden(params, tokens, mask)[:, cache.slot]
+        return logits, Cache((), {"tokens": tokens, "mask": mask}, cache.slot + 1)
+
+    return Policy(hidden, head, prefill, decode)
+
+
+def widen(x: Array) -> Array:
+    """x in its own dtype, or float32 if that is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def room(tokens: Array, cache_length: int) -> int:
+    """Slots left after the prompt; raises ValueError if the prompt does not fit."""
+    extra = cache_length - tokens.shape[1]
+    if extra < 0:
+        raise ValueError(
+            f"prefill: cache_length {cache_length} is shorter than the prompt "
+            f"({tokens.shape[1]} tokens); give prompt plus response length")
+    return extra
