@@ -64,7 +64,14 @@ accuracy of samples, pass@k, and with --reference the KL both ways, entropy and 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors of use are one line."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    # overrides may stand after options too, which argparse alone does not allow
+    options, rest = parser.parse_known_args(arguments)
+    stray = [x for x in rest if x.startswith("-") or "=" not in x]
+    if stray or (rest and not hasattr(options, "overrides")):
+        parser.error(f"{(stray or rest)[0]!r} is neither an option nor KEY=VALUE")
+    if rest:
+        options.overrides += rest
     try:
         options.command(options)
     except (ValueError, RuntimeError, OSError) as error:
@@ -140,7 +147,6 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _run_study(options: argparse.Namespace) -> None:
-    from unipost.figures import make_figures
     from unipost.report import write_report
     from unipost.study import load_study, run_study
 
@@ -148,8 +154,7 @@ def _run_study(options: argparse.Namespace) -> None:
     folder = _out(options)
     results = run_study(study, folder)
     print(write_report(results, folder))
-    for path in make_figures(results, folder):
-        print(path)
+    print(f"{folder}: report.md, table.csv and figures, from results.json")
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -105,6 +105,9 @@ def write(folder: Path, config: ModelConfig, params: Mapping[str, Any],
     for name, content in (("config.json", {**render_config(config, dtype), **ends}),
                           ("generation_config.json", ends)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    # safetensors writes for the owner alone; a checkpoint is as readable as its config
+    weights = folder / "model.safetensors"
+    weights.chmod((folder / "config.json").stat().st_mode)
     if tokenizer is not None:
         tokenizer.save(folder)
 

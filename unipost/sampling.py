@@ -128,29 +128,29 @@ def sample(policy: Policy, params: Params, prompt: Array, prompt_mask: Array,
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
     stops = jnp.asarray(stop_tokens, jnp.int32)
 
-    def emit(step, logits, tokens, mask, logps, ended):
-        """Writes column `step` of every row that has not ended."""
+    def unfinished(state):
+        step, *_, ended = state
+        return (step < length) & ~jnp.all(ended)
+
+    def advance(state):
+        """Draws column `step` of every row that has not ended, and reads it."""
+        step, cache, logits, tokens, mask, logps, ended = state
         token, logp = draw(logits, keys, step, sampling)
         token = jnp.where(ended, pad_token, token).astype(jnp.int32)
         tokens = tokens.at[:, step].set(token)
         mask = mask.at[:, step].set(~ended)
         logps = logps.at[:, step].set(jnp.where(ended, 0.0, logp))
-        return tokens, mask, logps, ended | jnp.isin(token, stops)
-
-    def advance(state):
-        step, cache, (tokens, *rest) = state
-        logits, cache = policy.decode(params, cache, tokens[:, step - 1])
-        return step + 1, cache, emit(step, logits, tokens, *rest)
-
-    def unfinished(state):
-        step, _, (*_, ended) = state
-        return (step < length) & ~jnp.all(ended)
+        ended = ended | jnp.isin(token, stops)
+        logits, cache = policy.decode(params, cache, token)
+        return step + 1, cache, logits, tokens, mask, logps, ended
 
     empty = (jnp.full((rows, length), pad_token, jnp.int32),
              jnp.zeros((rows, length), bool), jnp.zeros((rows, length), logits.dtype),
              jnp.zeros(rows, bool))
-    state = 1, cache, emit(0, logits, *empty)
-    tokens, mask, logps, ended = jax.lax.while_loop(unfinished, advance, state)[2]
+    # One copy of the step, in the loop: drawing the first token before it as well
+    # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
+    state = 0, cache, logits, *empty
+    tokens, mask, logps, ended = jax.lax.while_loop(unfinished, advance, state)[3:]
 
     def grouped(x: Array) -> Array:
         return x.reshape(prompt.shape[0], group, *x.shape[1:])
