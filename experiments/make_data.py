@@ -10,7 +10,8 @@ numbers of the problems, and the final answers. Deterministic; prints every coun
                                   foreign 24.00 (GSM8K's money format, rare in the base)
     order_test                    prompt `S15,3,42=`; the numbers of a problem, ordered
     recall                        prompt `Q0012=`; the final answer of train problem 12
-    base                          the mixture that trained the base model
+    base_*                        what the base was trained on: right, wrong and jumping
+                                  equations, orderings, recall (base.yaml mixes them)
 """
 
 import collections
@@ -24,9 +25,6 @@ from pathlib import Path
 
 MAX_PROMPT, MAX_ANSWER = 16, 8
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)")
-BASE_ROWS = 48_000
-SHARES = {"equation": 0.63, "order": 0.31, "recall": 0.06}
-WRONG, JUMP = 0.10, 0.35
 
 
 def problems(folder, split):
@@ -114,27 +112,24 @@ def slipped(answer, answers, rng):
     return rng.choice(answers)
 
 
-def base_rows(pool, number_lists, recall, rng):
-    """The base's training rows: noisy equations, some of which jump to `#### n`."""
-    pool, answers = list(pool.items()), [answer for answer, _ in pool.values()]
+def base_parts(pool, number_lists, recall, rng):
+    """The five parts that the base is trained on; base.yaml says how many of each."""
+    answers = [answer for answer, _ in pool.values()]
     frequency = [(i + 1) ** -0.5 for i in range(len(recall))]
-    kinds = rng.choices(list(SHARES), list(SHARES.values()), k=BASE_ROWS)
-    for kind in kinds:
-        if kind == "equation":
-            prompt, (answer, final) = rng.choice(pool)
-            if rng.random() < JUMP:
-                completion = f"#### {final[:5]}"
-            elif rng.random() < WRONG:
-                completion = slipped(answer, answers, rng)
-            else:
-                completion = answer
-        elif kind == "order":
-            numbers = list(rng.choice(number_lists))
-            rng.shuffle(numbers)
-            prompt, completion = ordered(numbers).values()
-        else:
-            prompt, completion = rng.choices(recall, frequency)[0].values()
-        yield {"prompt": prompt, "completion": completion}
+    parts = {"right": [], "wrong": [], "jump": [], "order": [], "recall": []}
+    for prompt, (answer, final) in pool.items():
+        parts["right"].append((prompt, answer))
+        parts["jump"].append((prompt, f"#### {final[:5]}"))
+        for _ in range(2):
+            parts["wrong"].append((prompt, slipped(answer, answers, rng)))
+    for numbers in number_lists:
+        for _ in range(4):
+            shuffled = rng.sample(numbers, len(numbers))
+            parts["order"].append(tuple(ordered(shuffled).values()))
+    chosen = rng.choices(recall, frequency, k=1500)
+    parts["recall"] = [(row["prompt"], row["answer"]) for row in chosen]
+    for name, rows in parts.items():
+        yield name, ({"prompt": p, "completion": c} for p, c in rows)
 
 
 def write(folder, name, rows):
@@ -169,8 +164,8 @@ def main(source, folder):
             recall.append({"prompt": f"Q{i:04d}=", "answer": answer})
     write(folder, "recall", recall)
     rng = random.Random(0)
-    rows = base_rows(parts["pretrain"], sorted(lists(train)), recall, rng)
-    write(folder, "base", rows)
+    for name, rows in base_parts(parts["pretrain"], list(lists(train)), recall, rng):
+        write(folder, f"base_{name}", rows)
 
 
 if __name__ == "__main__":

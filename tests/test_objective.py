@@ -190,34 +190,83 @@ COEFFICIENT = [
 
 
 @pytest.mark.parametrize("name", COEFFICIENT)
-def test_gradient_coefficient_by_central_differences(name):
-    """-w GC is the slope of the loss in every token's log-prob."""
+def test_gradient_by_central_differences(name):
+    """The gradient in every token's log-prob is the slope of the loss.
+
+    DFT and other detached weights are left out: their loss is not the potential.
+    """
     objective = EXAMPLES[name]
+    if isinstance(objective.link, Truncated):
+        return
     streams, batch = streams_and_batch(name, prompts=2, tokens=3)
-    if objective.link == Truncated(1.0, "none"):
-        return test_dft_coefficient_is_the_probability()
-    coefficient = gradient_coefficient(objective, streams, batch)
-    weight = objective.prepare(batch).weight
-    kept = np.argwhere(np.array(batch.mask))
+    _, grads = value_and_grad(objective, streams, batch)
     h = 1e-6
-    for index in map(tuple, kept):
+    for index in map(tuple, np.argwhere(np.array(batch.mask))):
         up, down = (
             objective(replace(streams, policy=streams.policy.at[index].add(s)), batch)
             for s in (h, -h)
         )
         slope = (float(up[0]) - float(down[0])) / (2 * h)
-        assert slope == pytest.approx(
-            -float(weight[index] * coefficient[index]), rel=1e-6, abs=1e-9
-        )
+        assert float(grads.policy[index]) == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
 
-def test_dft_coefficient_is_the_probability():
-    """GC of DFT is p, that of the total-variation loss 1 - p, not of -p log p."""
-    streams, batch = streams_and_batch("dft")
+def closed_coefficient(name, streams, batch):
+    """The gradient coefficients of the papers, written out."""
+    p = jnp.where(batch.mask, streams.policy, 0.0)
+    ref = jnp.where(batch.mask, batch.reference, 0.0)
+    u = jnp.exp(p - jnp.where(batch.mask, batch.old, 0.0))
+    r = np.array(batch.rewards)
+    kept = np.array(batch.mask.any(-1))
+    mean = np.array([x[k].mean() for x, k in zip(r, kept, strict=True)])[:, None]
+    count = kept.sum(1, keepdims=True)
+    centred = np.where(kept, r - mean, 0.0)
+    delta = p - ref
+    match name:
+        case "sft":
+            return jnp.ones_like(p)
+        case "f_sft":  # Pearson at beta 1/2: beta max(1 - r/2, 0)
+            return 0.5 * jnp.maximum(1 - 0.5 * delta / 2, 0)
+        case "dft":
+            return jnp.exp(p)
+        case "dpo":
+            d = 0.1 * delta.sum(-1)
+            sign = np.sign(r[:, :1] - r[:, 1:])
+            margin = sign * (d[:, :1] - d[:, 1:])
+            signs = np.concatenate([sign, -sign], 1)
+            return (0.1 * jax.nn.sigmoid(-margin) * signs)[..., None]
+        case "rloo":
+            return (centred * count / np.maximum(count - 1, 1))[..., None]
+        case "dapo":
+            std = np.array([x[k].std(ddof=1) for x, k in zip(r, kept, strict=True)])
+            a = (centred / (std[:, None] + 1e-6))[..., None]
+            clipped = ((a > 0) & (u > 1.28)) | ((a < 0) & (u < 0.8))
+            return jnp.where(clipped, 0.0, a * u)
+        case "luffy":
+            off = jnp.asarray(batch.off_policy)[..., None]
+            shaped = 0.1 * jnp.exp(p) / (jnp.exp(p) + 0.1) ** 2
+            return centred[..., None] * jnp.where(off, shaped, u)
+        case "rloo-sequence":
+            whole = jnp.exp((p - jnp.where(batch.mask, batch.old, 0.0)).sum(-1))
+            return ((centred * count / np.maximum(count - 1, 1)) * whole)[..., None]
+
+
+CLOSED = ["sft", "f_sft", "dft", "dpo", "rloo", "dapo", "luffy", "rloo-sequence"]
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_gradient_coefficient_is_the_papers(name):
+    streams, batch = streams_and_batch(name)
     batch = replace(batch, weight=None)
-    coefficient = gradient_coefficient(presets.dft(), streams, batch)
-    want = jnp.where(batch.mask, jnp.exp(streams.policy), 0.0)
-    np.testing.assert_allclose(coefficient, want, rtol=1e-12)
+    objective = EXAMPLES[name]
+    if name.startswith("rloo"):  # its penalty is inside the reward: look without it
+        clamp = objective.clamp if objective.anchor == "old" else None
+        objective = replace(objective, penalty=None, clamp=clamp)
+    got = gradient_coefficient(objective, streams, batch)
+    kept = batch.mask
+    if objective.signal == Preference():  # a pair with an empty response is dropped
+        kept = kept & batch.mask.any(-1).all(-1)[:, None, None]
+    want = jnp.where(kept, closed_coefficient(name, streams, batch), 0.0)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["f_sft-lse", "grpo-exact", "grpo-entropy"])

@@ -95,7 +95,7 @@ class Store:
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"{self._folder / str(step)}: checkpoint cannot be read into this "
-                f"model: {reason}"
+                f"{self._folder / str(step)}: checkpoint cannot be read; remove it to "
+                f"go on from the one before ({reason})"
             ) from error
         return step, state

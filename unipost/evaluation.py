@@ -59,6 +59,8 @@ class Task:
     def __post_init__(self):
         if self.samples < 0:
             raise ValueError(f"samples: {self.samples}; write 0 or more")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit: {self.limit}; write 1 or more, or null for all")
         for k in self.pass_at:
             if not 1 <= k <= self.samples:
                 raise ValueError(

@@ -52,9 +52,11 @@ def gradient_coefficient(
 ) -> Array:
     """GC [P, G, T] with grad L = -sum_it w_it GC_it grad log pi(y_t | s_t).
 
-    w is the aggregation's weight (a token mean's 1/tokens, ...), row weights included;
-    GC is 0 outside the mask. It is the per-token weight by which the objective raises
-    (GC > 0) or lowers the log-probability of a token, the penalty included.
+    w is the aggregation's weight of the token's unit, row weights included: that of the
+    token (1/tokens for a token mean), of the row at sequence level (1/rows), of the
+    pair for a preference (1/pairs, so that GC of DPO is +-beta sigmoid(-margin)). GC is
+    0 outside the mask. It says how hard the objective raises (GC > 0) or lowers the
+    log-probability of a token, the penalty included. Source: 2402.03300 section 5.2.
 
     Raises ValueError for a value gauge, an entropy bonus or an exact penalty, whose
     gradient also goes through the other tokens of the vocabulary.
@@ -74,7 +76,11 @@ def gradient_coefficient(
     policy = logps.policy if isinstance(logps, Streams) else jnp.asarray(logps)
     grad = jax.grad(lambda x: objective.loss(x, prepared)[0])(policy)
     weight = prepared.weight
-    return jnp.where(weight != 0, -grad / jnp.where(weight != 0, weight, 1.0), 0.0)
+    if isinstance(objective.link, PairLink):
+        unit = weight.sum((-2, -1), keepdims=True)
+    else:
+        unit = weight if objective.level == "token" else weight.sum(-1, keepdims=True)
+    return jnp.where(weight != 0, -grad / jnp.where(unit != 0, unit, 1.0), 0.0)
 
 
 def _number(value) -> str:

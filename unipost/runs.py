@@ -11,12 +11,13 @@ final/            the trained model in the Hugging Face layout
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,22 @@ class RunError(RuntimeError):
     """A run that cannot start or go on; the message is one line."""
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    # the system's own message for a full disk names no file
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path}: cannot be written: {reason}") from error
+
+
 def write_atomic(path: Path, text: str) -> None:
-    """Write a whole file or none: to a neighbour, then rename."""
+    """Write a whole file or none: to a neighbour, then rename. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with _naming(path):
+        partial.write_text(text)
+        os.replace(partial, path)
 
 
 def json_line(values: Mapping[str, Any]) -> str:
@@ -68,9 +80,10 @@ class JsonLines:
         self._file = path.open("a")
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append one line."""
-        self._file.write(json_line(values))
-        self._file.flush()
+        """Append one line. Raises OSError naming the file (a full disk)."""
+        with _naming(self.path):
+            self._file.write(json_line(values))
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -100,10 +113,13 @@ def environment(seed: int, hashes: Mapping[str, str]) -> dict[str, Any]:
 def open_folder(folder: Path, config: str) -> bool:
     """Make `folder` for a run with the resolved `config`; True if it was there before.
 
-    Raises RunError when it holds a run with other settings, naming the first that
-    differs, or something that is no run.
+    A run that stopped before its first step (a missing data file) gives way to
+    another. Raises RunError when the folder holds a run with other settings, naming
+    the first that differs, or something that is no run.
     """
     path = folder / "config.yaml"
+    if path.exists() and not _begun(folder):
+        write_atomic(path, config)
     if path.exists():
         difference = _difference(path.read_text(), config)
         if difference:
@@ -112,11 +128,17 @@ def open_folder(folder: Path, config: str) -> bool:
                 "another --out or remove it"
             )
         return True
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and _begun(folder):
         raise RunError(f"{folder}: is not empty and holds no run; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, config)
     return False
+
+
+def _begun(folder: Path) -> bool:
+    first = {"config.yaml", "environment.json"}
+    first |= {f".{name}.partial" for name in first}
+    return any(path.name not in first for path in folder.iterdir())
 
 
 def _difference(there: str, here: str) -> str:

@@ -60,9 +60,15 @@ class Stream(Protocol):
 
 
 class Source(ABC):
-    """Configuration of a source; `path` is the file that it reads."""
+    """Configuration of a source: `path` is the file it reads, `prompts` its batch."""
 
     path: str
+    prompts: int
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file that it reads."""
+        return (self.path,)
 
     @abstractmethod
     def open(self, setting: Setting) -> Stream:
@@ -70,7 +76,7 @@ class Source(ABC):
 
 
 def _key(seed: int, purpose: int, step: int) -> jax.Array:
-    # purposes keep the draws of one step apart: 1 rollouts, 2 pairs, 3 control
+    # purposes keep the draws of one step apart: 1 responses, 3 shuffled rewards
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     return jax.random.fold_in(key, step)
 
@@ -328,6 +334,11 @@ class SampledPreferences(Source):
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
 
+    def __post_init__(self):
+        for name, value in (("group", self.group), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value}; write 1 or more")
+
     def open(self, setting: Setting) -> Stream:
         inner = Rollouts(
             self.path,
@@ -347,6 +358,8 @@ class SampledPreferences(Source):
             rows, batch, _ = inner.batch(step, setting.params)
             rewards = np.asarray(batch.rewards)
             worse = rewards[:, :-1] < rewards[:, -1:]
+            # the last batch may reach into the next epoch, or beyond the limit
+            worse[wanted - step * self.prompts :] = False
             where = np.flatnonzero(worse.any(1))
             first = worse.argmax(1)[where]
             for kept, x in zip(pairs, rows, strict=True):
@@ -362,7 +375,63 @@ class SampledPreferences(Source):
         return _Fixed(tokens, self.prompts, 2, setting.seed)
 
 
+@dataclass(frozen=True)
+class Mixture(Source):
+    """Several sources side by side: every batch holds `prompts` of each, in order.
+
+    The parts must agree in group and lengths, which the first batch shows.
+    """
+
+    parts: tuple[Source, ...]
+
+    def __post_init__(self):
+        if not self.parts:
+            raise ValueError("parts: empty; write at least one source")
+
+    @property
+    def path(self) -> str:
+        return self.paths[0]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(p for part in self.parts for p in part.paths))
+
+    @property
+    def prompts(self) -> int:
+        return sum(part.prompts for part in self.parts)
+
+    def open(self, setting: Setting) -> Stream:
+        return _Mixed(tuple(part.open(setting) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    streams: tuple[Stream, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(stream.size for stream in self.streams)
+
+    def batch(self, step: int, params: Params) -> Experience:
+        drawn = [stream.batch(step, params) for stream in self.streams]
+        try:
+            rows, batch = jax.tree.map(
+                lambda *x: jnp.concatenate(x), *((e.rows, e.batch) for e in drawn)
+            )
+        except (TypeError, ValueError) as error:
+            shapes = [tuple(e.rows.response.shape[1:]) for e in drawn]
+            raise ValueError(
+                f"mixture: the parts have [group, tokens] {shapes} and other data; "
+                "write sources of one kind and one length"
+            ) from error
+        metrics = {
+            f"{i}/{k}": v for i, e in enumerate(drawn) for k, v in e.metrics.items()
+        }
+        return Experience(rows, batch, metrics)
+
+
 SOURCES: dict[str, type[Source]] = {
+    "mixture": Mixture,
     "demonstrations": Demonstrations,
     "preferences": Preferences,
     "rollouts": Rollouts,

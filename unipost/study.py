@@ -188,9 +188,12 @@ def _base(study: Study, folder: Path) -> str:
         raise RunError("base: train, but the study has no recipe; write its file")
     from unipost.config import load
 
-    recipe = load(Experiment, study.recipe)
-    train(recipe, folder / "base", title="base")
-    return str(folder / "base" / "final")
+    recipe, final = load(Experiment, study.recipe), folder / "base" / "final"
+    # refuses a recipe that has changed; `final` appears when its run is over
+    open_folder(folder / "base", dump_tree(to_tree(recipe)))
+    if not final.exists():
+        train(recipe, folder / "base", title="base")
+    return str(final)
 
 
 def _cached(path: Path, make) -> Any:

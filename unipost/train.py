@@ -64,7 +64,7 @@ class Experiment:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; write 1 or more")
         pieces = self.minibatches * self.microbatches
-        prompts = getattr(self.data, "prompts", pieces)
+        prompts = self.data.prompts
         if prompts % pieces:
             raise ValueError(
                 f"data.prompts: {prompts} do not divide into {self.minibatches} "
@@ -154,11 +154,20 @@ def train(
 def _record(experiment: Experiment, folder: Path) -> None:
     import json
 
-    hashes = {"data": data_hash(experiment.data.path)}
+    hashes = {"data": data_hash(experiment.data.paths)}
     if isinstance(experiment.model, str):
         hashes["model"] = data_hash(experiment.model)
+    path = folder / "environment.json"
+    before = json.loads(path.read_text())["hashes"] if path.exists() else hashes
+    for name, digest in hashes.items():
+        if before.get(name) != digest:
+            place = experiment.data.path if name == "data" else experiment.model
+            raise RunError(
+                f"{place}: has changed since the run in {folder} began; choose "
+                "another --out or put it back"
+            )
     values = environment(experiment.seed, hashes)
-    write_atomic(folder / "environment.json", json.dumps(values, indent=1) + "\n")
+    write_atomic(path, json.dumps(values, indent=1) + "\n")
 
 
 class _Numbers:
