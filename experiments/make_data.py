@@ -65,7 +65,7 @@ def value(expression):
 def distinct(rows, name):
     """{prompt: (answer, final)} of the usable equations, first printing kept."""
     out, why = {}, collections.Counter()
-    for note, final in dict(reversed(list(equations(rows)))).items():
+    for note in dict(equations(rows)):
         why[dropped(note) or "kept"] += 1
     for note, final in equations(rows):
         if not dropped(note):

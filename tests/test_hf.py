@@ -18,9 +18,16 @@ from unipost.tokenizer import CharTokenizer, load_tokenizer
 
 MODELS = Path(__file__).parent / "fixtures" / "hf_models"
 TIED, SHARDED = MODELS / "llama_gqa_tied", MODELS / "llama_sharded"
-CONFIG = ModelConfig(vocab_size=7, hidden_size=8, intermediate_size=12,
-                     num_hidden_layers=2, num_attention_heads=2,
-                     num_key_value_heads=1, head_dim=4, rope_theta=5000.0)
+CONFIG = ModelConfig(
+    vocab_size=7,
+    hidden_size=8,
+    intermediate_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=4,
+    rope_theta=5000.0,
+)
 PARAMS = init_params(CONFIG, 0)
 
 
@@ -52,10 +59,16 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(folder):
         real = golden[f"mask_{side}"].astype(bool)
         got = logits(params, golden[f"ids_{side}"], real)
         np.testing.assert_allclose(
-            got[real], golden[f"logits_{side}"][real], atol=2e-4, rtol=0)
+            got[real], golden[f"logits_{side}"][real], atol=2e-4, rtol=0
+        )
     samples = jax.jit(sample, static_argnums=0)(
-        policy, params, golden["ids_left"], golden["mask_left"], jax.random.key(0),
-        Sampling(12, 0.0))
+        policy,
+        params,
+        golden["ids_left"],
+        golden["mask_left"],
+        jax.random.key(0),
+        Sampling(12, 0.0),
+    )
     np.testing.assert_array_equal(samples.tokens[:, 0], golden["generated"])
     assert tokenizer is None
 
@@ -74,8 +87,13 @@ def test_float32_round_trip_is_exact(tmp_path, tied):
 def test_bfloat16_storage_rounds_once(tmp_path):
     save_pretrained(tmp_path / "out", CONFIG, PARAMS, dtype="bfloat16")
     again = load_pretrained(tmp_path / "out").params
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(
-        a, b.astype(jnp.bfloat16).astype(jnp.float32)), again, PARAMS)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(
+            a, b.astype(jnp.bfloat16).astype(jnp.float32)
+        ),
+        again,
+        PARAMS,
+    )
 
 
 def test_names_and_shapes_are_those_transformers_wrote(tmp_path):
@@ -107,11 +125,15 @@ def test_transformers_reads_the_config(tmp_path):
     assert folder is not None and load_tokenizer(folder) == tokenizer
 
 
-@pytest.mark.parametrize("spelling, theta", [
-    ({"rope_theta": 777.0}, 777.0),
-    ({"rope_theta": 777.0, "rope_scaling": None}, 777.0),
-    ({"rope_parameters": {"rope_theta": 777.0, "rope_type": "default"}}, 777.0),
-    ({}, 10000.0)])
+@pytest.mark.parametrize(
+    "spelling, theta",
+    [
+        ({"rope_theta": 777.0}, 777.0),
+        ({"rope_theta": 777.0, "rope_scaling": None}, 777.0),
+        ({"rope_parameters": {"rope_theta": 777.0, "rope_type": "default"}}, 777.0),
+        ({}, 10000.0),
+    ],
+)
 def test_both_spellings_of_rope_are_read(copy, spelling, theta):
     content = json.loads((copy / "config.json").read_text())
     del content["rope_parameters"]
@@ -119,14 +141,23 @@ def test_both_spellings_of_rope_are_read(copy, spelling, theta):
     assert load_pretrained(copy).config.rope_theta == theta
 
 
-@pytest.mark.parametrize("field, value", [
-    ("model_type", "qwen2"), ("attention_bias", True), ("mlp_bias", True),
-    ("sliding_window", 64), ("hidden_act", "gelu"), ("attention_dropout", 0.1),
-    ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
-    ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}),
-    ("rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-    ("pretraining_tp", 2), ("quantization_config", {"bits": 4}),
-    ("architectures", ["LlamaForSequenceClassification"])])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("model_type", "qwen2"),
+        ("attention_bias", True),
+        ("mlp_bias", True),
+        ("sliding_window", 64),
+        ("hidden_act", "gelu"),
+        ("attention_dropout", 0.1),
+        ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
+        ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}),
+        ("rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
+        ("pretraining_tp", 2),
+        ("quantization_config", {"bits": 4}),
+        ("architectures", ["LlamaForSequenceClassification"]),
+    ],
+)
 def test_what_the_model_does_not_compute_is_refused_by_name(copy, field, value):
     edit(copy / "config.json", **{field: value})
     with pytest.raises(ValueError, match=f"config.json: {field} .*not supported") as e:
@@ -142,12 +173,19 @@ def untie(tensors):
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda t: t.pop("model.norm.weight"), "tensor model.norm.weight is missing"),
-    (lambda t: t.update(bias=np.zeros(3, np.float32)), "tensor bias is not part"),
-    (widen_up, r"model.layers.1.mlp.up_proj.weight has shape \(96, 47\).*\(96, 48\)"),
-    (lambda t: t.update(extra=np.zeros(3, np.int32)), "tensor extra is int32"),
-    (untie, "lm_head.weight differs")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: t.pop("model.norm.weight"), "tensor model.norm.weight is missing"),
+        (lambda t: t.update(bias=np.zeros(3, np.float32)), "tensor bias is not part"),
+        (
+            widen_up,
+            r"model.layers.1.mlp.up_proj.weight has shape \(96, 47\).*\(96, 48\)",
+        ),
+        (lambda t: t.update(extra=np.zeros(3, np.int32)), "tensor extra is int32"),
+        (untie, "lm_head.weight differs"),
+    ],
+)
 def test_wrong_tensors_are_named(copy, change, words):
     retensor(copy, change)
     with pytest.raises(ValueError, match=words):
@@ -159,8 +197,7 @@ def test_copies_that_carry_no_information_are_accepted(copy):
 
     def add(tensors):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
-        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(
-            6, np.float32)
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(6, np.float32)
 
     retensor(copy, add)
     jax.tree.map(np.testing.assert_array_equal, before, load_pretrained(copy).params)

@@ -16,9 +16,15 @@ from unipost.model import (
     transformer_policy,
 )
 
-CONFIG = ModelConfig(vocab_size=11, hidden_size=16, intermediate_size=24,
-                     num_hidden_layers=2, num_attention_heads=4,
-                     num_key_value_heads=2, head_dim=4)
+CONFIG = ModelConfig(
+    vocab_size=11,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+)
 POLICY = transformer_policy(CONFIG)
 PARAMS = init_params(CONFIG, 0)
 logits = jax.jit(POLICY.logits)
@@ -48,7 +54,7 @@ def slow_forward(params, tokens):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + CONFIG.rms_norm_eps) * scale
 
     def turn(vector, position):
-        pairs = vector[: size // 2] + 1j * vector[size // 2:]
+        pairs = vector[: size // 2] + 1j * vector[size // 2 :]
         angle = position / CONFIG.rope_theta ** (np.arange(0, size, 2) / size)
         pairs = pairs * np.exp(1j * angle)
         return np.concatenate([pairs.real, pairs.imag])
@@ -64,8 +70,9 @@ def slow_forward(params, tokens):
             shared = slice(head // share * size, (head // share + 1) * size)
             for s in range(len(x)):
                 query = turn(q[s, own], s)
-                scores = np.array([query @ turn(k[c, shared], c) / size**0.5
-                                   for c in range(s + 1)])
+                scores = np.array(
+                    [query @ turn(k[c, shared], c) / size**0.5 for c in range(s + 1)]
+                )
                 weights = np.exp(scores - scores.max())
                 mixed[s, own] = weights / weights.sum() @ v[: s + 1, shared]
         x = x + mixed @ w["output"]
@@ -82,7 +89,8 @@ def test_forward_is_the_llama_equations():
     assert got.dtype == jnp.float64
     for row in range(2):
         np.testing.assert_allclose(
-            got[row], slow_forward(params, tokens[row]), rtol=1e-9, atol=1e-9)
+            got[row], slow_forward(params, tokens[row]), rtol=1e-9, atol=1e-9
+        )
 
 
 def test_padding_and_batch_composition_change_no_number():
@@ -90,8 +98,9 @@ def test_padding_and_batch_composition_change_no_number():
     batch = logits(loud(PARAMS), tokens, mask)
     for row in range(len(tokens)):
         real = mask[row]
-        alone = logits(loud(PARAMS), tokens[row][real][None],
-                       jnp.ones((1, int(real.sum()))))
+        alone = logits(
+            loud(PARAMS), tokens[row][real][None], jnp.ones((1, int(real.sum())))
+        )
         np.testing.assert_allclose(batch[row][real], alone[0], rtol=1e-5, atol=1e-5)
 
 
@@ -99,7 +108,8 @@ def test_masked_tokens_are_never_read():
     tokens, mask = rows(2)
     other = jnp.where(mask, tokens, -100)
     np.testing.assert_array_equal(
-        logits(PARAMS, tokens, mask)[mask], logits(PARAMS, other, mask)[mask])
+        logits(PARAMS, tokens, mask)[mask], logits(PARAMS, other, mask)[mask]
+    )
 
 
 def test_attention_is_causal():
@@ -113,8 +123,9 @@ def test_attention_is_causal():
 def test_fully_masked_rows_are_finite_with_finite_gradient():
     tokens, mask = rows(4)
     mask = mask.at[2].set(False)
-    value, grads = jax.jit(jax.value_and_grad(
-        lambda p: POLICY.logits(p, tokens, mask).sum()))(PARAMS)
+    value, grads = jax.jit(
+        jax.value_and_grad(lambda p: POLICY.logits(p, tokens, mask).sum())
+    )(PARAMS)
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
@@ -135,14 +146,20 @@ def token_mean(params, tokens, mask):
 TABLE = {"table": jax.random.normal(jax.random.key(1), (11, 6), jnp.float32)}
 
 
-@pytest.mark.parametrize("policy, params", [
-    (POLICY, loud(PARAMS)), (function_policy(token_mean), TABLE),
-    (function_policy(POLICY.logits), loud(PARAMS))])
+@pytest.mark.parametrize(
+    "policy, params",
+    [
+        (POLICY, loud(PARAMS)),
+        (function_policy(token_mean), TABLE),
+        (function_policy(POLICY.logits), loud(PARAMS)),
+    ],
+)
 def test_decoding_is_the_full_forward(policy, params):
     tokens, mask = rows(6)
     full = jax.jit(policy.logits)(params, tokens, mask)
     got, cache = jax.jit(policy.prefill, static_argnums=3)(
-        params, tokens[:, :5], mask[:, :5], 9)
+        params, tokens[:, :5], mask[:, :5], 9
+    )
     decode = jax.jit(policy.decode)
     np.testing.assert_allclose(got, full[:, 4], rtol=1e-5, atol=1e-5)
     for slot in range(5, 9):
@@ -157,8 +174,11 @@ def test_repeated_cache_is_the_cache_of_repeated_rows():
     _, cache = prefill(params, tokens, mask, 12)
     thrice = [jnp.repeat(x, 3, axis=0) for x in (tokens, mask)]
     _, expected = prefill(params, *thrice, 12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
-                 repeat_cache(cache, 3), expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
+        repeat_cache(cache, 3),
+        expected,
+    )
 
 
 def test_gradient_against_central_differences():
@@ -180,17 +200,26 @@ def test_gradient_against_central_differences():
         def shift(place, x, distance, path=path, aim=aim):
             return x + distance * aim if place == path else x
 
-        slope = sum(np.vdot(g, aim) for p, g in
-                    jax.tree_util.tree_leaves_with_path(grads) if p == path)
+        slope = sum(
+            np.vdot(g, aim)
+            for p, g in jax.tree_util.tree_leaves_with_path(grads)
+            if p == path
+        )
         ahead, behind = (
             loss(jax.tree_util.tree_map_with_path(partial(shift, distance=d), params))
-            for d in (step, -step))
+            for d in (step, -step)
+        )
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-6)
 
 
-@pytest.mark.parametrize("given, computed", [
-    (jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32),
-    (jnp.float64, jnp.float64)])
+@pytest.mark.parametrize(
+    "given, computed",
+    [
+        (jnp.bfloat16, jnp.float32),
+        (jnp.float32, jnp.float32),
+        (jnp.float64, jnp.float64),
+    ],
+)
 def test_numbers_follow_the_parameters_dtype(given, computed):
     params = jax.tree.map(lambda x: x.astype(given), PARAMS)
     tokens, mask = rows(9)
@@ -199,7 +228,8 @@ def test_numbers_follow_the_parameters_dtype(given, computed):
     assert out.dtype == computed
     assert {x.dtype for x in cache.stacked} == {jnp.dtype(computed)}
     grads = jax.eval_shape(
-        jax.grad(lambda p: POLICY.logits(p, tokens, mask).sum()), params)
+        jax.grad(lambda p: POLICY.logits(p, tokens, mask).sum()), params
+    )
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype(given)}
 
 
@@ -248,10 +278,16 @@ def test_one_config_is_one_policy():
     assert transformer_policy(dataclasses.replace(CONFIG)) is POLICY
 
 
-@pytest.mark.parametrize("field, value, words", [
-    ("num_key_value_heads", 3, "divisor of num_attention_heads"),
-    ("head_dim", 5, "even"), ("vocab_size", 0, "positive integer"),
-    ("hidden_size", 16.0, "positive integer"), ("rope_theta", 0.0, "> 0")])
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("num_key_value_heads", 3, "divisor of num_attention_heads"),
+        ("head_dim", 5, "even"),
+        ("vocab_size", 0, "positive integer"),
+        ("hidden_size", 16.0, "positive integer"),
+        ("rope_theta", 0.0, "> 0"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused(field, value, words):
     with pytest.raises(ValueError, match=f"ModelConfig.{field} .*{words}") as error:
         dataclasses.replace(CONFIG, **{field: value})

@@ -14,16 +14,23 @@ from unipost.model import (
 from unipost.sampling import Sampling, candidates, sample
 from unipost.scoring import score
 
-CONFIG = ModelConfig(vocab_size=13, hidden_size=16, intermediate_size=24,
-                     num_hidden_layers=2, num_attention_heads=4,
-                     num_key_value_heads=2, head_dim=4)
+CONFIG = ModelConfig(
+    vocab_size=13,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+)
 POLICY = transformer_policy(CONFIG)
 SINGLE = jax.tree.map(lambda x: 3 * x, init_params(CONFIG, 0))
 PARAMS = jax.tree.map(lambda x: x.astype(jnp.float64), SINGLE)
 T = 8
 STOPS = (3,)
-fast = jax.jit(sample, static_argnums=0,
-               static_argnames=("group", "stop_tokens", "pad_token"))
+fast = jax.jit(
+    sample, static_argnums=0, static_argnames=("group", "stop_tokens", "pad_token")
+)
 fast_score = jax.jit(score, static_argnums=0, static_argnames=("extras", "chunk"))
 
 
@@ -34,8 +41,9 @@ def prompts(seed=0, count=4, length=5):
     return jnp.asarray(tokens), jnp.asarray(mask)
 
 
-def draw(sampling=Sampling(T), key=0, policy=POLICY, params=PARAMS, data=None,
-         **options):
+def draw(
+    sampling=Sampling(T), key=0, policy=POLICY, params=PARAMS, data=None, **options
+):
     """Samples of shape [P G T], four in a group, that stop at STOPS."""
     options = {"group": 4, "stop_tokens": STOPS, "pad_token": 0, **options}
     tokens, mask = prompts() if data is None else data
@@ -76,16 +84,25 @@ def test_sampled_logps_are_the_scorers(params, tolerance):
     np.testing.assert_allclose(samples.logps, again, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("temperature, top_k, top_p", [
-    (0.7, None, None), (1.5, 4, None), (1.0, None, 0.8), (1.3, 6, 0.7),
-    (2.0, None, 1.0), (1.0, 99, 1e-9)])
+@pytest.mark.parametrize(
+    "temperature, top_k, top_p",
+    [
+        (0.7, None, None),
+        (1.5, 4, None),
+        (1.0, None, 0.8),
+        (1.3, 6, 0.7),
+        (2.0, None, 1.0),
+        (1.0, 99, 1e-9),
+    ],
+)
 def test_logps_are_those_of_the_truncated_law(temperature, top_k, top_p):
     samples = draw(Sampling(T, temperature, top_k, top_p))
     vocab = rescore(samples, extras=("vocab",)).vocab
     for place in zip(*np.nonzero(samples.mask), strict=True):
         law = truncated(vocab[place], temperature, top_k, top_p)
         np.testing.assert_allclose(
-            samples.logps[place], law[samples.tokens[place]], atol=1e-12)
+            samples.logps[place], law[samples.tokens[place]], atol=1e-12
+        )
 
 
 def test_greedy_takes_the_largest_logit_with_probability_one():
@@ -95,11 +112,18 @@ def test_greedy_takes_the_largest_logit_with_probability_one():
     assert (samples.logps == 0).all()
 
 
-@pytest.mark.parametrize("sampling, kept", [
-    (Sampling(1, top_p=0.5), [1, 2]), (Sampling(1, top_p=0.51), [1, 2, 3]),
-    (Sampling(1, top_p=0.75), [1, 2, 3]), (Sampling(1, top_k=3), [1, 2, 3]),
-    (Sampling(1, top_k=3, top_p=0.6), [1, 2]), (Sampling(1, 0.0), [1]),
-    (Sampling(1, top_p=1.0), [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    "sampling, kept",
+    [
+        (Sampling(1, top_p=0.5), [1, 2]),
+        (Sampling(1, top_p=0.51), [1, 2, 3]),
+        (Sampling(1, top_p=0.75), [1, 2, 3]),
+        (Sampling(1, top_k=3), [1, 2, 3]),
+        (Sampling(1, top_k=3, top_p=0.6), [1, 2]),
+        (Sampling(1, 0.0), [1]),
+        (Sampling(1, top_p=1.0), [0, 1, 2, 3, 4]),
+    ],
+)
 def test_cuts_keep_exactly_the_smallest_set(sampling, kept):
     probs = jnp.array([[1e-30, 0.25, 0.25, 0.25, 0.25]], jnp.float32)
     logps, ids = candidates(jnp.log(probs), sampling)
@@ -129,8 +153,14 @@ def test_frequencies_are_the_law(sampling):
     samples = draw(sampling, data=data, group=n)
     counts = np.bincount(np.asarray(samples.tokens).ravel(), minlength=13)
     logits = POLICY.logits(PARAMS, *data)[0, -1]
-    law = np.exp(truncated(jax.nn.log_softmax(logits), float(sampling.temperature),
-                           sampling.top_k, sampling.top_p))
+    law = np.exp(
+        truncated(
+            jax.nn.log_softmax(logits),
+            float(sampling.temperature),
+            sampling.top_k,
+            sampling.top_p,
+        )
+    )
     assert (counts[law == 0] == 0).all()
     law, counts = law[law > 0], counts[law > 0]
     chi_square = np.sum((counts - n * law) ** 2 / (n * law))
@@ -140,8 +170,13 @@ def test_frequencies_are_the_law(sampling):
 
 def test_rows_end_with_their_first_stop_token():
     samples = jax.tree.map(np.asarray, draw())
-    rows = zip(samples.tokens.reshape(-1, T), samples.mask.reshape(-1, T),
-               samples.finished.ravel(), samples.logps.reshape(-1, T), strict=True)
+    rows = zip(
+        samples.tokens.reshape(-1, T),
+        samples.mask.reshape(-1, T),
+        samples.finished.ravel(),
+        samples.logps.reshape(-1, T),
+        strict=True,
+    )
     for tokens, mask, finished, logps in rows:
         stops = np.flatnonzero(np.isin(tokens, STOPS))
         length = stops[0] + 1 if len(stops) else T
@@ -190,7 +225,8 @@ def test_a_row_does_not_depend_on_the_others():
     first, second = draw(), draw(data=(changed, mask))
     np.testing.assert_array_equal(first.tokens[0], second.tokens[0])
     np.testing.assert_array_equal(
-        first.tokens[:2], draw(data=(tokens[:2], mask[:2])).tokens)
+        first.tokens[:2], draw(data=(tokens[:2], mask[:2])).tokens
+    )
     assert (first.tokens[1:] != second.tokens[1:]).any()
 
 
@@ -227,11 +263,18 @@ def test_eight_devices_draw_what_one_does():
     np.testing.assert_array_equal(apart.tokens, draw(data=(tokens, mask)).tokens)
 
 
-@pytest.mark.parametrize("options, words", [
-    (dict(max_tokens=0), "max_tokens is 0"), (dict(temperature=-1.0), "0 is greedy"),
-    (dict(top_k=0), "top_k is 0"), (dict(top_p=0.0), r"in \(0, 1\]"),
-    (dict(top_p=1.5), "top_p is 1.5"), (dict(max_tokens=None), "max_tokens is None"),
-    (dict(temperature=float("nan")), "temperature is nan")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(max_tokens=0), "max_tokens is 0"),
+        (dict(temperature=-1.0), "0 is greedy"),
+        (dict(top_k=0), "top_k is 0"),
+        (dict(top_p=0.0), r"in \(0, 1\]"),
+        (dict(top_p=1.5), "top_p is 1.5"),
+        (dict(max_tokens=None), "max_tokens is None"),
+        (dict(temperature=float("nan")), "temperature is nan"),
+    ],
+)
 def test_settings_that_mean_nothing_are_refused(options, words):
     with pytest.raises(ValueError, match=f"^Sampling.*{words}"):
         Sampling(**{"max_tokens": 4, **options})
@@ -239,7 +282,9 @@ def test_settings_that_mean_nothing_are_refused(options, words):
 
 def test_shapes_that_do_not_fit_are_refused():
     tokens, mask = prompts()
-    for data, group, words in (((tokens, mask[:2]), 1, "must be equal"),
-                               ((tokens, mask), 0, "group is 0")):
+    for data, group, words in (
+        ((tokens, mask[:2]), 1, "must be equal"),
+        ((tokens, mask), 0, "group is 0"),
+    ):
         with pytest.raises(ValueError, match=f"^sample: .*{words}"):
             sample(POLICY, PARAMS, *data, jax.random.key(0), Sampling(T), group=group)

@@ -14,9 +14,15 @@ from unipost.model import (
 )
 from unipost.scoring import EXTRAS, score
 
-CONFIG = ModelConfig(vocab_size=13, hidden_size=16, intermediate_size=24,
-                     num_hidden_layers=2, num_attention_heads=4,
-                     num_key_value_heads=2, head_dim=4)
+CONFIG = ModelConfig(
+    vocab_size=13,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+)
 POLICY = transformer_policy(CONFIG)
 PARAMS = jax.tree.map(lambda x: 4 * x.astype(jnp.float64), init_params(CONFIG, 0))
 fast = jax.jit(score, static_argnums=0, static_argnames=("extras", "chunk"))
@@ -30,8 +36,10 @@ def batch(seed, rows=4, prompt=5, response=7):
     x_mask = np.arange(prompt) >= rng.integers(0, prompt, (rows, 1))
     y_mask = np.arange(response) < rng.integers(0, response + 1, (rows, 1))
     y_mask[0], y_mask[1] = True, False
-    return [jnp.asarray(a) for a in
-            (x, x_mask, np.where(y_mask, y, -100), y_mask.astype(np.float32))]
+    return [
+        jnp.asarray(a)
+        for a in (x, x_mask, np.where(y_mask, y, -100), y_mask.astype(np.float32))
+    ]
 
 
 def by_hand(params, x, x_mask, y, y_mask):
@@ -43,7 +51,7 @@ def by_hand(params, x, x_mask, y, y_mask):
         length = len(prompt) + len(response)
         text[:length] = np.concatenate([prompt, response])
         z = np.asarray(logits(params, text[None], np.arange(len(text))[None] < length))
-        z = z[0, len(prompt) - 1: length - 1]
+        z = z[0, len(prompt) - 1 : length - 1]
         lse = np.log(np.exp(z).sum(-1, keepdims=True))
         yield z - lse, lse[:, 0], np.asarray(response)
 
@@ -53,8 +61,12 @@ def test_scores_are_log_softmax_of_each_row_alone():
     got = fast(POLICY, PARAMS, *data, extras=EXTRAS)
     for row, (logps, lse, response) in enumerate(by_hand(PARAMS, *data)):
         n = len(response)
-        expected = {"logps": logps[np.arange(n), response], "vocab": logps, "lse": lse,
-                    "entropy": -(np.exp(logps) * logps).sum(-1)}
+        expected = {
+            "logps": logps[np.arange(n), response],
+            "vocab": logps,
+            "lse": lse,
+            "entropy": -(np.exp(logps) * logps).sum(-1),
+        }
         for name, value in expected.items():
             field = np.asarray(getattr(got, name)[row])
             np.testing.assert_allclose(field[:n], value, rtol=1e-9, atol=1e-12)
@@ -77,10 +89,13 @@ def test_chunks_change_no_value_and_no_gradient(chunk):
         assert scores.entropy is not None
         return jnp.sum(jnp.sin(scores.logps) + scores.entropy), scores
 
-    both = [jax.jit(jax.grad(total, has_aux=True), static_argnums=1)(PARAMS, c)
-            for c in (chunk, 7)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-                 *both)
+    both = [
+        jax.jit(jax.grad(total, has_aux=True), static_argnums=1)(PARAMS, c)
+        for c in (chunk, 7)
+    ]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *both
+    )
 
 
 def test_automatic_chunk_bounds_the_logits(monkeypatch):
@@ -131,9 +146,11 @@ def test_masked_tokens_pass_no_gradient():
 def test_function_policy_scores_like_the_transformer():
     data = batch(6)
     wrapped = function_policy(POLICY.logits)
-    for got, expected in zip(fast(wrapped, PARAMS, *data, extras=EXTRAS, chunk=3),
-                             fast(POLICY, PARAMS, *data, extras=EXTRAS),
-                             strict=True):
+    for got, expected in zip(
+        fast(wrapped, PARAMS, *data, extras=EXTRAS, chunk=3),
+        fast(POLICY, PARAMS, *data, extras=EXTRAS),
+        strict=True,
+    ):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -142,7 +159,8 @@ def test_forbidden_tokens_leave_entropy_and_its_gradient_finite():
     y, y_mask = 0 * y, jnp.ones_like(y_mask)
     ban = jnp.where(jnp.arange(13) < 4, 0.0, -jnp.inf)
     policy = function_policy(
-        lambda p, tokens, mask: POLICY.logits(p, tokens, mask) + ban)
+        lambda p, tokens, mask: POLICY.logits(p, tokens, mask) + ban
+    )
 
     @jax.jit
     @jax.value_and_grad
@@ -162,13 +180,20 @@ def test_float32_parameters_give_float32_scores():
     assert {x.dtype for x in got} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(extras=("entropi",)), "entropi.*out of entropy, lse, vocab"),
-    (dict(extras="lse"), "give a tuple"), (dict(chunk=0), "chunk is 0"),
-    (dict(prompt=jnp.zeros((4, 6), int)), r"prompt \(4, 6\) and its mask \(4, 5\)"),
-    (dict(prompt=jnp.zeros((4, 0)), prompt_mask=jnp.zeros((4, 0))), "at least one"),
-    (dict(prompt=jnp.zeros((2, 5), int), prompt_mask=jnp.ones((2, 5))),
-     "2 prompt rows but 4 response rows")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(extras=("entropi",)), "entropi.*out of entropy, lse, vocab"),
+        (dict(extras="lse"), "give a tuple"),
+        (dict(chunk=0), "chunk is 0"),
+        (dict(prompt=jnp.zeros((4, 6), int)), r"prompt \(4, 6\) and its mask \(4, 5\)"),
+        (dict(prompt=jnp.zeros((4, 0)), prompt_mask=jnp.zeros((4, 0))), "at least one"),
+        (
+            dict(prompt=jnp.zeros((2, 5), int), prompt_mask=jnp.ones((2, 5))),
+            "2 prompt rows but 4 response rows",
+        ),
+    ],
+)
 def test_arguments_that_do_not_fit_are_refused(change, words):
     fields = "prompt", "prompt_mask", "response", "response_mask"
     arguments = dict(zip(fields, batch(9), strict=True)) | change

@@ -8,10 +8,13 @@ import pytest
 
 from unipost.tokenizer import CharTokenizer, PretrainedTokenizer, load_tokenizer
 
-CHARACTERS = "0123456789+-*/=() \n\tabcé中🙂\"\\^$.|?<>"
-CASES = [CharTokenizer(CHARACTERS), CharTokenizer("ba", bos="<s>"),
-         CharTokenizer("ab<pd>", unk="?", eos="\n"),
-         CharTokenizer("xyz", pad="[PAD]", eos="[E]", bos="[B]", unk="[U]")]
+CHARACTERS = '0123456789+-*/=() \n\tabcé中🙂"\\^$.|?<>'
+CASES = [
+    CharTokenizer(CHARACTERS),
+    CharTokenizer("ba", bos="<s>"),
+    CharTokenizer("ab<pd>", unk="?", eos="\n"),
+    CharTokenizer("xyz", pad="[PAD]", eos="[E]", bos="[B]", unk="[U]"),
+]
 
 
 def texts(tokenizer):
@@ -96,15 +99,17 @@ def test_unknown_characters():
 
 
 def test_text_that_spells_a_special_token_is_that_token():
-    tokenizer = CharTokenizer("<eos>" [:4] + ">")
+    tokenizer = CharTokenizer("<eos>"[:4] + ">")
     assert tokenizer.encode("<eos>") == [tokenizer.eos_token]
     assert len(tokenizer.encode("<eos")) == 4
 
 
 def test_vocabularies_that_cannot_work_are_refused():
-    for arguments, words in ((("aba",), "'a' appears twice"),
-                             (("ab", "a"), "'a' appears twice"),
-                             (("ab", ""), "empty")):
+    for arguments, words in (
+        (("aba",), "'a' appears twice"),
+        (("ab", "a"), "'a' appears twice"),
+        (("ab", ""), "empty"),
+    ):
         with pytest.raises(ValueError, match=words):
             CharTokenizer(*arguments)
     with pytest.raises(ValueError, match="id 9 is outside"):
@@ -120,11 +125,14 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
 
 def test_importing_and_using_it_loads_no_heavy_library(tmp_path):
     CharTokenizer("ab").save(tmp_path)
-    code = ("import sys, unipost.hf, unipost.sampling, unipost.scoring\n"
-            "from unipost.tokenizer import load_tokenizer\n"
-            f"load_tokenizer({str(tmp_path)!r}).encode('ab')\n"
-            "print([m for m in ('transformers', 'tokenizers', 'datasets', 'torch',"
-            " 'matplotlib', 'orbax') if m in sys.modules])")
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                         check=True)
+    code = (
+        "import sys, unipost.hf, unipost.sampling, unipost.scoring\n"
+        "from unipost.tokenizer import load_tokenizer\n"
+        f"load_tokenizer({str(tmp_path)!r}).encode('ab')\n"
+        "print([m for m in ('transformers', 'tokenizers', 'datasets', 'torch',"
+        " 'matplotlib', 'orbax') if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == "[]"

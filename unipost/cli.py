@@ -144,6 +144,16 @@ def _run(options: argparse.Namespace) -> None:
     experiment = load(Experiment, options.file, options.overrides)
     result = train(experiment, _out(options), title=options.file.stem)
     print(f"{_out(options)}: {experiment.steps} steps, {result.seconds:.0f} s")
+    _print_last(_out(options) / "evaluation.jsonl")
+
+
+def _print_last(path: Path) -> None:
+    """The numbers of the last evaluation, one a line."""
+    import json
+
+    lines = path.read_text().splitlines() if path.exists() else []
+    for key, value in json.loads(lines[-1]).items() if lines else ():
+        print(f"  {key:<24} {value:.4g}")
 
 
 def _run_study(options: argparse.Namespace) -> None:

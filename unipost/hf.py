@@ -21,9 +21,15 @@ from unipost.model import ModelConfig, init_params
 from unipost.tokenizer import CharTokenizer, PretrainedTokenizer
 
 # Ours <- theirs, for the tensors of one layer; matrices are transposed.
-MATRICES = {"query": "self_attn.q_proj", "key": "self_attn.k_proj",
-            "value": "self_attn.v_proj", "output": "self_attn.o_proj",
-            "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+MATRICES = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "output": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
 NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 DTYPES = ("float32", "bfloat16")
 
@@ -51,9 +57,14 @@ def load_pretrained(folder: str | Path) -> Pretrained:
     return Pretrained(config, params, folder if found else None)
 
 
-def save_pretrained(folder: str | Path, config: ModelConfig, params: Mapping[str, Any],
-                    tokenizer: CharTokenizer | PretrainedTokenizer | None = None, *,
-                    dtype: str = "float32") -> None:
+def save_pretrained(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokenizer: CharTokenizer | PretrainedTokenizer | None = None,
+    *,
+    dtype: str = "float32",
+) -> None:
     """Writes a Llama checkpoint that transformers and `load_pretrained` read.
 
     dtype: "float32" or "bfloat16", how weights are stored. The folder appears whole or
@@ -62,13 +73,15 @@ def save_pretrained(folder: str | Path, config: ModelConfig, params: Mapping[str
     """
     if dtype not in DTYPES:
         raise ValueError(
-            f"save_pretrained: dtype {dtype!r} unknown; give {' or '.join(DTYPES)}")
+            f"save_pretrained: dtype {dtype!r} unknown; give {' or '.join(DTYPES)}"
+        )
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "config.json").exists():
             raise ValueError(
                 f"save_pretrained: {folder} holds files but no checkpoint; give an "
-                "empty or new folder")
+                "empty or new folder"
+            )
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -92,18 +105,30 @@ def swap(new: Path, folder: Path, old: Path) -> None:
         raise
 
 
-def write(folder: Path, config: ModelConfig, params: Mapping[str, Any],
-          tokenizer: CharTokenizer | PretrainedTokenizer | None, dtype: str) -> None:
+def write(
+    folder: Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokenizer: CharTokenizer | PretrainedTokenizer | None,
+    dtype: str,
+) -> None:
     """Writes every file of a checkpoint into an existing, empty folder."""
     from safetensors.numpy import save_file
 
-    ends = {} if tokenizer is None else {
-        "eos_token_id": tokenizer.eos_token, "pad_token_id": tokenizer.pad_token}
-    tensors = {name: np.ascontiguousarray(np.asarray(x, jnp.dtype(dtype)))
-               for name, x in disassemble(config, params).items()}
+    ends = (
+        {}
+        if tokenizer is None
+        else {"eos_token_id": tokenizer.eos_token, "pad_token_id": tokenizer.pad_token}
+    )
+    tensors = {
+        name: np.ascontiguousarray(np.asarray(x, jnp.dtype(dtype)))
+        for name, x in disassemble(config, params).items()
+    }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    for name, content in (("config.json", {**render_config(config, dtype), **ends}),
-                          ("generation_config.json", ends)):
+    for name, content in (
+        ("config.json", {**render_config(config, dtype), **ends}),
+        ("generation_config.json", ends),
+    ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     # safetensors writes for the owner alone; a checkpoint is as readable as its config
     weights = folder / "model.safetensors"
@@ -116,7 +141,8 @@ def places(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], Any]]:
     """Where each tensor of a checkpoint lives: path of the leaf, and index into it."""
     found: dict[str, tuple[tuple[str, ...], Any]] = {
         "model.embed_tokens.weight": (("embedding",), ...),
-        "model.norm.weight": (("norm", "scale"), ...)}
+        "model.norm.weight": (("norm", "scale"), ...),
+    }
     if not config.tie_word_embeddings:
         found["lm_head.weight"] = ("head", "kernel"), ...
     for layer in range(config.num_hidden_layers):
@@ -131,8 +157,10 @@ def leaves(config: ModelConfig) -> dict[tuple[str, ...], np.ndarray]:
     """Empty float32 arrays, one per leaf of the parameters, by path."""
     shapes = jax.eval_shape(lambda: init_params(config, 0))
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    return {tuple(key.key for key in path): np.empty(leaf.shape, np.float32)
-            for path, leaf in flat}
+    return {
+        tuple(key.key for key in path): np.empty(leaf.shape, np.float32)
+        for path, leaf in flat
+    }
 
 
 def disassemble(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,13 +171,17 @@ def disassemble(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any
     if {path: leaf.shape for path, leaf in host.items()} != expected:
         raise ValueError(
             "save_pretrained: params do not have the shapes of config; give the "
-            "config that these parameters were made with")
-    return {name: host[path][index].T if path[-1] == "kernel" else host[path][index]
-            for name, (path, index) in places(config).items()}
+            "config that these parameters were made with"
+        )
+    return {
+        name: host[path][index].T if path[-1] == "kernel" else host[path][index]
+        for name, (path, index) in places(config).items()
+    }
 
 
-def assemble(config: ModelConfig, tensors: dict[str, tuple[Path, np.ndarray]],
-             folder: Path) -> dict[str, Any]:
+def assemble(
+    config: ModelConfig, tensors: dict[str, tuple[Path, np.ndarray]], folder: Path
+) -> dict[str, Any]:
     """Parameters from tensors by name, each with the file it came from."""
     host = leaves(config)
     if config.tie_word_embeddings:
@@ -157,7 +189,8 @@ def assemble(config: ModelConfig, tensors: dict[str, tuple[Path, np.ndarray]],
     for name, (path, index) in places(config).items():
         if name not in tensors:
             raise ValueError(
-                f"{folder}: tensor {name} is missing; config.json asks for it")
+                f"{folder}: tensor {name} is missing; config.json asks for it"
+            )
         file, tensor = tensors[name]
         value = tensor.T if path[-1] == "kernel" else tensor
         target = host[path][index]
@@ -165,13 +198,15 @@ def assemble(config: ModelConfig, tensors: dict[str, tuple[Path, np.ndarray]],
             want = target.T.shape if path[-1] == "kernel" else target.shape
             raise ValueError(
                 f"{file}: tensor {name} has shape {tensor.shape}; config.json asks "
-                f"for {want}")
+                f"for {want}"
+            )
         target[...] = value
     extra = sorted(set(tensors) - set(places(config)))
     if extra:
         raise ValueError(
             f"{tensors[extra[0]][0]}: tensor {extra[0]} is not part of the model that "
-            "config.json describes; remove it or correct config.json")
+            "config.json describes; remove it or correct config.json"
+        )
     params: dict[str, Any] = {}
     for (*path, last), value in host.items():
         inner = params
@@ -181,8 +216,7 @@ def assemble(config: ModelConfig, tensors: dict[str, tuple[Path, np.ndarray]],
     return params
 
 
-def drop_tied_head(
-        tensors: dict[str, tuple[Path, np.ndarray]]) -> dict[str, Any]:
+def drop_tied_head(tensors: dict[str, tuple[Path, np.ndarray]]) -> dict[str, Any]:
     """Without a stored lm_head that repeats the tied embedding, as some files do."""
     embedding = tensors.get("model.embed_tokens.weight")
     head = tensors.get("lm_head.weight")
@@ -191,7 +225,8 @@ def drop_tied_head(
     if not np.array_equal(head[1], embedding[1]):
         raise ValueError(
             f"{head[0]}: lm_head.weight differs from model.embed_tokens.weight but "
-            "config.json ties them; set tie_word_embeddings to false")
+            "config.json ties them; set tie_word_embeddings to false"
+        )
     return {name: held for name, held in tensors.items() if name != "lm_head.weight"}
 
 
@@ -208,7 +243,8 @@ def read_tensors(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
         if name not in tensors or tensors[name][0].name != shard:
             raise ValueError(
                 f"{folder / shard}: tensor {name} is missing, but {index.name} says it "
-                "is there")
+                "is there"
+            )
     return tensors
 
 
@@ -223,15 +259,20 @@ def read_file(path: Path) -> dict[str, tuple[Path, np.ndarray]]:
             tensors = {name: (path, file.get_tensor(name)) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(
-            f"{path}: damaged or cut short ({error}); copy it again") from error
+            f"{path}: damaged or cut short ({error}); copy it again"
+        ) from error
     for name, (_, tensor) in tensors.items():
         if tensor.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
             raise ValueError(
                 f"{path}: tensor {name} is {tensor.dtype}; store float32, bfloat16 or "
-                "float16")
+                "float16"
+            )
     # Older files store rotary frequencies, which are not parameters.
-    return {name: held for name, held in tensors.items()
-            if not name.endswith("rotary_emb.inv_freq")}
+    return {
+        name: held
+        for name, held in tensors.items()
+        if not name.endswith("rotary_emb.inv_freq")
+    }
 
 
 def read_json(path: Path) -> dict[str, Any]:

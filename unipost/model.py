@@ -40,26 +40,37 @@ class ModelConfig:
     max_position_embeddings: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "head_dim",
-                     "num_hidden_layers", "num_attention_heads",
-                     "num_key_value_heads", "max_position_embeddings"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "head_dim",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
-                    f"ModelConfig.{name} is {value!r}; give a positive integer")
+                    f"ModelConfig.{name} is {value!r}; give a positive integer"
+                )
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if heads % groups:
             raise ValueError(
                 f"ModelConfig.num_key_value_heads is {groups}; give a divisor of "
-                f"num_attention_heads ({heads})")
+                f"num_attention_heads ({heads})"
+            )
         if self.head_dim % 2:
             raise ValueError(
                 f"ModelConfig.head_dim is {self.head_dim}; rotary positions rotate "
-                "pairs, give an even number")
+                "pairs, give an even number"
+            )
         for name in ("rope_theta", "rms_norm_eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(
-                    f"ModelConfig.{name} is {getattr(self, name)!r}; give a number > 0")
+                    f"ModelConfig.{name} is {getattr(self, name)!r}; give a number > 0"
+                )
 
 
 def multiply(x: Array, kernel: Array) -> Array:
@@ -88,8 +99,10 @@ def draw_kernels(key: Array, *shapes: tuple[int, int]) -> list[Array]:
     """
     ends = np.cumsum([inputs * outputs for inputs, outputs in shapes])
     pieces = jnp.split(jax.random.normal(key, (ends[-1],), jnp.float32), ends[:-1])
-    return [piece.reshape(shape) * shape[0] ** -0.5
-            for piece, shape in zip(pieces, shapes, strict=True)]
+    return [
+        piece.reshape(shape) * shape[0] ** -0.5
+        for piece, shape in zip(pieces, shapes, strict=True)
+    ]
 
 
 class RMSNorm(nnx.Module):
@@ -140,11 +153,20 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         hidden, inner = config.hidden_size, config.intermediate_size
         size = config.head_dim
-        wide, narrow = (size * config.num_attention_heads,
-                        size * config.num_key_value_heads)
+        wide, narrow = (
+            size * config.num_attention_heads,
+            size * config.num_key_value_heads,
+        )
         query, key, value, output, gate, up, down = draw_kernels(
-            rngs.params(), (hidden, wide), (hidden, narrow), (hidden, narrow),
-            (wide, hidden), (hidden, inner), (hidden, inner), (inner, hidden))
+            rngs.params(),
+            (hidden, wide),
+            (hidden, narrow),
+            (hidden, narrow),
+            (wide, hidden),
+            (hidden, inner),
+            (hidden, inner),
+            (inner, hidden),
+        )
         # 2L branches add up in the residual stream; this keeps their sum of order 1.
         branch = (2 * config.num_hidden_layers) ** -0.5
         self.attention_norm = RMSNorm(hidden, config.rms_norm_eps)
@@ -160,7 +182,8 @@ class Block(nnx.Module):
         x = self.attention_norm(x)
         query, key, value = (
             part(x).reshape(*x.shape[:2], -1, self.head_dim)
-            for part in (self.query, self.key, self.value))
+            for part in (self.query, self.key, self.value)
+        )
         return rotate(query, turn), rotate(key, turn), value
 
     def finish(self, x: Array, mixed: Array) -> Array:
@@ -182,8 +205,7 @@ class Transformer(nnx.Module):
         shape = config.vocab_size, config.hidden_size
         count = 1 if config.tie_word_embeddings else 2
         # Small, so that a new policy is close to uniform over the vocabulary.
-        tables = 0.02 * jax.random.normal(
-            rngs.params(), (count, *shape), jnp.float32)
+        tables = 0.02 * jax.random.normal(rngs.params(), (count, *shape), jnp.float32)
         self.embedding = nnx.Param(tables[0])
         self.blocks = stack(rngs)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -191,14 +213,16 @@ class Transformer(nnx.Module):
             self.head = Projection(tables[1].T)
         self.config = config
 
-    def embed(self, tokens: Array, positions: Array,
-              length: int) -> tuple[Array, Array]:
+    def embed(
+        self, tokens: Array, positions: Array, length: int
+    ) -> tuple[Array, Array]:
         """Embeddings [N S D], NaN for ids outside [0, V), and rotary angles."""
         limit = self.config.max_position_embeddings
         if length > limit:
             raise ValueError(
                 f"model: {length} positions exceed max_position_embeddings ({limit}); "
-                "shorten prompt or response, or raise it in ModelConfig")
+                "shorten prompt or response, or raise it in ModelConfig"
+            )
         x = jnp.take(self.embedding[...], tokens, axis=0)
         config = self.config
         return x, rotary(positions, config.head_dim, config.rope_theta, x.dtype)
@@ -297,7 +321,8 @@ def transformer_policy(config: ModelConfig) -> Policy:
         rows = {"mask": jnp.pad(mask, ((0, 0), (0, extra))), "length": mask.sum(1)}
         stacked = tuple(jnp.pad(part, slots) for part in stacked)
         return transformer.logits(x[:, -1]), Cache(
-            stacked, rows, jnp.asarray(tokens.shape[1]))
+            stacked, rows, jnp.asarray(tokens.shape[1])
+        )
 
     def decode(params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
         transformer = model(params)

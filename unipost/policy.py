@@ -32,7 +32,8 @@ def repeat_cache(cache: Cache, group: int) -> Cache:
     return Cache(
         jax.tree.map(lambda x: jnp.repeat(x, group, axis=1), cache.stacked),
         jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), cache.rows),
-        cache.slot)
+        cache.slot,
+    )
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ def function_policy(fn: Callable[[Params, Array, Array], Array]) -> Policy:
     def prefill(params: Params, tokens: Array, mask: Array, cache_length: int):
         width = (0, 0), (0, room(tokens, cache_length))
         logits = hidden(params, tokens, mask)[:, -1]
-        rows = {"tokens": jnp.pad(tokens, width),
-                "mask": jnp.pad(mask.astype(bool), width)}
+        rows = {
+            "tokens": jnp.pad(tokens, width),
+            "mask": jnp.pad(mask.astype(bool), width),
+        }
         return logits, Cache((), rows, jnp.asarray(tokens.shape[1]))
 
     def decode(params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
@@ -99,5 +102,6 @@ def room(tokens: Array, cache_length: int) -> int:
     if extra < 0:
         raise ValueError(
             f"prefill: cache_length {cache_length} is shorter than the prompt "
-            f"({tokens.shape[1]} tokens); give prompt plus response length")
+            f"({tokens.shape[1]} tokens); give prompt plus response length"
+        )
     return extra

@@ -145,7 +145,7 @@ def _difference(there: str, here: str) -> str:
     import yaml
 
     old, new = _flat(yaml.safe_load(there)), _flat(yaml.safe_load(here))
-    for key in sorted(old.keys() | new.keys()):
+    for key in old | new:
         if old.get(key) != new.get(key):
             return f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
     return ""

@@ -18,8 +18,11 @@ from unipost.policy import Array, Params, Policy, repeat_cache
 TIE = 1e-6
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["temperature"],
-         meta_fields=["max_tokens", "top_k", "top_p"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["temperature"],
+    meta_fields=["max_tokens", "top_k", "top_p"],
+)
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn: softmax(logits / temperature), cut to top_k, then top_p.
@@ -40,15 +43,16 @@ class Sampling:
         if number and not 0 <= self.temperature < float("inf"):
             raise ValueError(
                 f"Sampling.temperature is {self.temperature}; give a number >= 0 "
-                "(0 is greedy)")
+                "(0 is greedy)"
+            )
         for name, value in (("max_tokens", self.max_tokens), ("top_k", self.top_k)):
             absent = value is None and name == "top_k"
             if not absent and (not isinstance(value, int) or value < 1):
-                raise ValueError(
-                    f"Sampling.{name} is {value!r}; give an integer >= 1")
+                raise ValueError(f"Sampling.{name} is {value!r}; give an integer >= 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(
-                f"Sampling.top_p is {self.top_p}; give a number in (0, 1], or null")
+                f"Sampling.top_p is {self.top_p}; give a number in (0, 1], or null"
+            )
 
 
 class Samples(NamedTuple):
@@ -89,8 +93,9 @@ def candidates(logits: Array, sampling: Sampling) -> tuple[Array, Array]:
     return logps, ids
 
 
-def draw(logits: Array, keys: Array, step: Array | int,
-         sampling: Sampling) -> tuple[Array, Array]:
+def draw(
+    logits: Array, keys: Array, step: Array | int, sampling: Sampling
+) -> tuple[Array, Array]:
     """One token per row and its log-probability, [N] each, from logits [N V].
 
     Row n uses its own key folded with the step, whatever the other rows do.
@@ -102,9 +107,18 @@ def draw(logits: Array, keys: Array, step: Array | int,
     return pick(ids)[:, 0], pick(logps)[:, 0]
 
 
-def sample(policy: Policy, params: Params, prompt: Array, prompt_mask: Array,
-           key: Array, sampling: Sampling, *, group: int = 1,
-           stop_tokens: tuple[int, ...] = (), pad_token: int = 0) -> Samples:
+def sample(
+    policy: Policy,
+    params: Params,
+    prompt: Array,
+    prompt_mask: Array,
+    key: Array,
+    sampling: Sampling,
+    *,
+    group: int = 1,
+    stop_tokens: tuple[int, ...] = (),
+    pad_token: int = 0,
+) -> Samples:
     """`group` responses to each prompt [P L], up to sampling.max_tokens tokens each.
 
     A row ends with the first of `stop_tokens`, which belongs to the response. Each
@@ -118,7 +132,8 @@ def sample(policy: Policy, params: Params, prompt: Array, prompt_mask: Array,
     if prompt.ndim != 2 or prompt.shape[1] == 0 or prompt.shape != prompt_mask.shape:
         raise ValueError(
             f"sample: prompt {prompt.shape} and prompt_mask {prompt_mask.shape} must "
-            "be equal [prompts, columns] with at least one column")
+            "be equal [prompts, columns] with at least one column"
+        )
     if group < 1:
         raise ValueError(f"sample: group is {group}; give an integer >= 1")
     rows, length = prompt.shape[0] * group, sampling.max_tokens
@@ -144,9 +159,12 @@ def sample(policy: Policy, params: Params, prompt: Array, prompt_mask: Array,
         logits, cache = policy.decode(params, cache, token)
         return step + 1, cache, logits, tokens, mask, logps, ended
 
-    empty = (jnp.full((rows, length), pad_token, jnp.int32),
-             jnp.zeros((rows, length), bool), jnp.zeros((rows, length), logits.dtype),
-             jnp.zeros(rows, bool))
+    empty = (
+        jnp.full((rows, length), pad_token, jnp.int32),
+        jnp.zeros((rows, length), bool),
+        jnp.zeros((rows, length), logits.dtype),
+        jnp.zeros(rows, bool),
+    )
     # One copy of the step, in the loop: drawing the first token before it as well
     # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
     state = 0, cache, logits, *empty

@@ -32,9 +32,17 @@ class Scores(NamedTuple):
     vocab: Array | None = None
 
 
-def score(policy: Policy, params: Params, prompt: Array, prompt_mask: Array,
-          response: Array, response_mask: Array, *, extras: Collection[str] = (),
-          chunk: int | None = None) -> Scores:
+def score(
+    policy: Policy,
+    params: Params,
+    prompt: Array,
+    prompt_mask: Array,
+    response: Array,
+    response_mask: Array,
+    *,
+    extras: Collection[str] = (),
+    chunk: int | None = None,
+) -> Scores:
     """log pi(y_t | x, y_<t) = logit_{y_t} - log sum_v exp(logit_v), per token.
 
     prompt, prompt_mask [N L]; response, response_mask [N T]. The first response token
@@ -53,7 +61,7 @@ def score(policy: Policy, params: Params, prompt: Array, prompt_mask: Array,
     # The last response token predicts nothing that is scored.
     tokens = jnp.concatenate([prompt, response[:, :-1]], 1)
     mask = jnp.concatenate([prompt_mask, response_mask[:, :-1]], 1)
-    hidden = policy.hidden(params, tokens, mask)[:, prompt.shape[1] - 1:]
+    hidden = policy.hidden(params, tokens, mask)[:, prompt.shape[1] - 1 :]
 
     def piece(hidden: Array, targets: Array, mask: Array) -> Scores:
         return read(policy.head(params, hidden), targets, mask, extras)
@@ -79,8 +87,7 @@ def score(policy: Policy, params: Params, prompt: Array, prompt_mask: Array,
     return jax.tree.map(join, jax.lax.scan(body, None, pieces)[1])
 
 
-def read(logits: Array, targets: Array, mask: Array,
-         extras: Collection[str]) -> Scores:
+def read(logits: Array, targets: Array, mask: Array, extras: Collection[str]) -> Scores:
     """Scores of `targets` [N T] under logits [N T V], 0 where `mask` is False."""
     lse = jax.nn.logsumexp(logits, -1)
     chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
@@ -95,26 +102,39 @@ def read(logits: Array, targets: Array, mask: Array,
         entropy if "entropy" in extras else None,
         jnp.where(mask, lse, 0.0) if "lse" in extras else None,
         jnp.where(mask[..., None], vocab, 0.0)
-        if vocab is not None and "vocab" in extras else None)
+        if vocab is not None and "vocab" in extras
+        else None,
+    )
 
 
-def check(prompt: Array, prompt_mask: Array, response: Array, response_mask: Array,
-          extras: Collection[str], chunk: int | None) -> None:
+def check(
+    prompt: Array,
+    prompt_mask: Array,
+    response: Array,
+    response_mask: Array,
+    extras: Collection[str],
+    chunk: int | None,
+) -> None:
     """Raises ValueError, in one line, for arguments of `score` that do not fit."""
     unknown = sorted(set(extras) - set(EXTRAS))
     if unknown or isinstance(extras, str):
         raise ValueError(
             f"score: extras {unknown or extras!r} not understood; give a tuple out of "
-            f"{', '.join(EXTRAS)}")
+            f"{', '.join(EXTRAS)}"
+        )
     if chunk is not None and chunk < 1:
         raise ValueError(f"score: chunk is {chunk}; give a column count >= 1 or None")
-    for name, x, mask in (("prompt", prompt, prompt_mask),
-                          ("response", response, response_mask)):
+    for name, x, mask in (
+        ("prompt", prompt, prompt_mask),
+        ("response", response, response_mask),
+    ):
         if x.ndim != 2 or x.shape[1] == 0 or x.shape != mask.shape:
             raise ValueError(
                 f"score: {name} {x.shape} and its mask {mask.shape} must be equal "
-                "[rows, columns] with at least one column")
+                "[rows, columns] with at least one column"
+            )
     if prompt.shape[0] != response.shape[0]:
         raise ValueError(
             f"score: {prompt.shape[0]} prompt rows but {response.shape[0]} response "
-            "rows; repeat each prompt once per response")
+            "rows; repeat each prompt once per response"
+        )

@@ -50,7 +50,8 @@ class CharTokenizer:
         if repeated:
             raise ValueError(
                 f"CharTokenizer: {repeated[0]!r} appears twice; give each character "
-                "and each special token once")
+                "and each special token once"
+            )
         if "" in tokens:
             raise ValueError("CharTokenizer: a special token is empty; give it a name")
 
@@ -96,7 +97,8 @@ class CharTokenizer:
         if len(known) < len(ids):
             raise ValueError(
                 f"CharTokenizer: {pieces[ids.index(None)]!r} is not in the vocabulary; "
-                "add it to `characters` or give an `unk` token")
+                "add it to `characters` or give an `unk` token"
+            )
         return known
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -106,7 +108,8 @@ class CharTokenizer:
             if not 0 <= index < len(texts):
                 raise ValueError(
                     f"CharTokenizer: id {index} is outside [0, {len(texts)}); decode "
-                    "ids that this tokenizer's vocabulary covers")
+                    "ids that this tokenizer's vocabulary covers"
+                )
         return "".join(texts[index] for index in ids if index >= skip)
 
     def save(self, folder: str | Path) -> None:
@@ -114,10 +117,15 @@ class CharTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         names = {f"{role}_token": token for role, token in self.specials.items()}
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast",
-                    "clean_up_tokenization_spaces": False, **names}
-        for name, content in (("tokenizer.json", layout(self)),
-                              ("tokenizer_config.json", settings)):
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **names,
+        }
+        for name, content in (
+            ("tokenizer.json", layout(self)),
+            ("tokenizer_config.json", settings),
+        ):
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (folder / name).write_text(text + "\n", encoding="utf-8")
 
@@ -148,7 +156,8 @@ class PretrainedTokenizer:
         if self.backend.eos_token_id is None:
             raise ValueError(
                 f"tokenizer {self.backend.name_or_path}: it names no eos_token; add "
-                "one to tokenizer_config.json")
+                "one to tokenizer_config.json"
+            )
         return self.backend.eos_token_id
 
     def encode(self, text: str) -> list[int]:
@@ -179,7 +188,8 @@ def load_tokenizer(folder: str | Path) -> CharTokenizer | PretrainedTokenizer:
     elif not (Path(folder) / "tokenizer_config.json").exists():
         raise FileNotFoundError(
             f"{folder}: no tokenizer.json and no tokenizer_config.json; give a folder "
-            "that holds a saved tokenizer")
+            "that holds a saved tokenizer"
+        )
     from transformers import AutoTokenizer
 
     return PretrainedTokenizer(AutoTokenizer.from_pretrained(str(folder)))
@@ -187,18 +197,42 @@ def load_tokenizer(folder: str | Path) -> CharTokenizer | PretrainedTokenizer:
 
 def layout(tokenizer: CharTokenizer) -> dict[str, Any]:
     """tokenizer.json of a CharTokenizer: a WordLevel model over single characters."""
-    added = [{"id": tokenizer.ids[token], "content": token, "single_word": False,
-              "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-             for token in tokenizer.specials.values()]
+    added = [
+        {
+            "id": tokenizer.ids[token],
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for token in tokenizer.specials.values()
+    ]
     # WordLevel must name an unknown token; one outside the vocabulary makes
     # an unknown character an error there too.
-    model = {"type": "WordLevel", "vocab": tokenizer.ids,
-             "unk_token": tokenizer.unk or "[no unknown token]"}
-    split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated",
-             "invert": False}
-    return {"version": "1.0", "truncation": None, "padding": None,
-            "added_tokens": added, "normalizer": None, "pre_tokenizer": split,
-            "post_processor": None, "decoder": {"type": "Fuse"}, "model": model}
+    model = {
+        "type": "WordLevel",
+        "vocab": tokenizer.ids,
+        "unk_token": tokenizer.unk or "[no unknown token]",
+    }
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": r"[\s\S]"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": split,
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": model,
+    }
 
 
 def from_layout(content: dict[str, Any], settings: Path) -> CharTokenizer | None:

@@ -88,12 +88,25 @@ class NewModel:
 
 @dataclass(frozen=True)
 class Model:
-    """A policy with its parameters and tokenizer, and its config for saving."""
+    """A policy with its parameters and tokenizer.
 
-    config: ModelConfig
+    `config` is None for a model of one's own (`unipost.model.function_policy`): such a
+    model is trained as any other, and saved as `final.npz`, a leaf by its path.
+    """
+
+    config: ModelConfig | None
     policy: Policy
     params: Any
     tokenizer: Any
+
+    def save(self, folder: Path, params: Any) -> None:
+        """Write `params` to `folder`/final, in the Hugging Face layout if it can."""
+        if self.config is not None:
+            save_pretrained(folder / "final", self.config, params, self.tokenizer)
+            return
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        named = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+        np.savez(folder / "final.npz", **named)
 
 
 def load_model(model: str | NewModel, seed: int) -> Model:
@@ -146,8 +159,7 @@ def train(
         with experiment.checkpoints.open(folder / "checkpoints") as store:
             params = loop.run(store, title)
     seconds = time.perf_counter() - started
-    tokenizer = model.tokenizer
-    save_pretrained(folder / "final", model.config, params, tokenizer)
+    model.save(folder, params)
     return Result(model, params, seconds)
 
 
@@ -184,18 +196,22 @@ class _Numbers:
         self._pending = step, numbers
 
     def flush(self) -> None:
-        """Write what is pending. Raises RunError when a loss is not finite."""
+        """Write what is pending. Raises RunError when loss or gradient is not finite.
+
+        Before the step is saved: a state after such a gradient is lost.
+        """
         if self._pending is None:
             return
         step, numbers = self._pending
         self._pending = None
         self.shown = {k: float(v) for k, v in jax.device_get(numbers).items()}
         self._file.write({"step": step} | self.shown)
-        if not math.isfinite(self.shown["loss"]):
-            raise RunError(
-                f"{self._file.path}: the loss of step {step} is {self.shown['loss']}; "
-                "lower the learning rate or look at the step before"
-            )
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(self.shown.get(name, 0.0)):
+                raise RunError(
+                    f"{self._file.path}: {name} of step {step} is {self.shown[name]}; "
+                    "lower the learning rate or look at the step before"
+                )
 
 
 @dataclass(frozen=True)
