@@ -91,6 +91,7 @@ def test_samples_and_pass_at_k_count_the_same_draws(sums):
     right = np.array([starts_with_a_digit(t, "") for t in text]).reshape(10, 5)
     count = right.sum(1)
     assert 0 < count.sum() < 50 and len(set(text)) > 20
+    assert graded.sampled is not None
     np.testing.assert_allclose(graded.sampled, count / 5)
     for k in (1, 3, 5):
         # the share of the subsets of k draws that hold a right one

@@ -602,7 +602,9 @@ REFUSED = {
     "penalty.estimator: k1 of TotalVariation": lambda: Penalty(
         0.1, TotalVariation(), "k1"
     ),
-    "penalty.weight: 0 is not positive": lambda: presets.grpo(kl=0.0),
+    "kl: 0 changes nothing; write kl: null": lambda: presets.grpo(kl=0.0),
+    "estimator: k2 without a KL": lambda: presets.grpo(kl=None, estimator="k2"),
+    "penalty.weight: 0 is not positive": lambda: Penalty(0.0),
     "off_policy: with signal Ones": lambda: Objective(off_policy=Score(Shaping())),
     "off_policy.link: Logistic in a mixed group": lambda: Objective(
         signal=Mean(), off_policy=Score(link=Logistic())
@@ -613,7 +615,7 @@ REFUSED = {
     "off_policy.anchor: none with link clipped": lambda: Objective(
         signal=Mean(), off_policy=Score(unit_curvature(PearsonChi2()), link=Clipped())
     ),
-    "entropy_bonus: 0 changes nothing": lambda: Objective(entropy_bonus=0.0),
+    "entropy_bonus: 0; write a number, or null": lambda: Objective(entropy_bonus=0.0),
     "beta: -1 is not positive": lambda: presets.dpo(-1.0),
     "clipped.low: 0 is not positive": lambda: presets.grpo(0.0),
     "squared.tau: 0 is not positive": lambda: Squared(0.0),

@@ -19,9 +19,10 @@ from tiny_runs import (
 
 from unipost.data import DataError
 from unipost.rewards import exact, numeric
+from unipost.rollouts import SampledPreferences, draw
 from unipost.sampling import Sampling
 from unipost.scoring import score
-from unipost.sources import Preferences, SampledPreferences, Setting, draw
+from unipost.sources import Preferences, Setting
 from unipost.train import load_model
 
 BASE = Path(__file__).parents[1] / "experiments"

@@ -10,8 +10,9 @@ from unipost.evaluation import Evaluation, Task
 from unipost.model import init_params
 from unipost.optimizers import AdamW
 from unipost.rewards import exact
+from unipost.rollouts import Rollouts
 from unipost.sampling import Sampling
-from unipost.sources import Demonstrations, Rollouts, Setting
+from unipost.sources import Demonstrations, Setting
 from unipost.train import Experiment, NewModel, load_model
 
 TINY = NewModel(

@@ -41,7 +41,8 @@ class Batch:
                           of a preference, the larger of the two is chosen (without
                           rewards: response 0 is chosen, 1 rejected)
     steps      [P, G, T]  1 where a reasoning step ends and its reward stands
-    weight     [P, G]     weight of a row's loss; denominators do not see it
+    weight     [P, G]     weight of a row's loss; denominators do not see it. A pair's
+                          is the product of its two (as WPO)
     off_policy [P, G]     1 where a row of a mixed group is a demonstration
     old        [P, G, T]  log-probs of the snapshot before the inner updates
     behavior   [P, G, T]  log-probs of the sampler's exact distribution
@@ -95,6 +96,9 @@ def check_shapes(batch: Batch) -> None:
         "reference": batch.reference,
         "reference_lse": batch.reference_lse,
     }
+    if batch.rewards is not None:
+        stage = tokens if batch.rewards.ndim == 3 else rows
+        stage["rewards"] = batch.rewards
     wanted = [(n, a, (p, g)) for n, a in rows.items()]
     wanted += [(n, a, (p, g, t)) for n, a in tokens.items()]
     for name, array, shape in wanted:
@@ -102,6 +106,11 @@ def check_shapes(batch: Batch) -> None:
             raise ValueError(
                 f"batch.{name}: shape {tuple(array.shape)}; mask says {shape}"
             )
+    vocab = batch.reference_vocab
+    if vocab is not None and tuple(vocab.shape[:3]) != (p, g, t):
+        raise ValueError(
+            f"batch.reference_vocab: shape {tuple(vocab.shape)}; mask says {(p, g, t)}"
+        )
 
 
 def clean(batch: Batch) -> Batch:
@@ -120,7 +129,9 @@ def clean(batch: Batch) -> Batch:
         mask=kept.astype(jnp.result_type(float)),
         rewards=at_least_float32(batch.rewards) if per_row else keep(batch.rewards),
         steps=keep(batch.steps),
-        weight=None if batch.weight is None else at_least_float32(batch.weight),
+        weight=None
+        if batch.weight is None
+        else jnp.where(kept.any(-1), at_least_float32(batch.weight), 0.0),
         off_policy=None if batch.off_policy is None else batch.off_policy > 0,
         old=keep(batch.old),
         behavior=keep(batch.behavior),

@@ -62,6 +62,15 @@ accuracy of samples, pass@k, and with --reference the KL both ways, entropy and 
 """
 
 
+SUMMARIES = {
+    "run": "run an experiment or a study",
+    "explain": "print an objective in mathematical notation",
+    "list": "list what a config can name",
+    "eval": "evaluate a model folder",
+}
+OVERRIDE = "a setting by its dotted path, e.g. objective.beta=0.2"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors of use are one line."""
     parser = _parser()
@@ -99,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name, text, command):
         sub = verbs.add_parser(
             name,
-            help=text.splitlines()[0],
+            help=SUMMARIES[name],
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -108,27 +117,44 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verb("run", RUN, _run)
     run.add_argument("file", type=Path, metavar="FILE", help="experiment or study")
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
 
     explain = verb("explain", EXPLAIN, _explain)
-    explain.add_argument("what", metavar="PRESET | FILE")
-    explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    explain.add_argument("what", metavar="PRESET|FILE", help="preset, or experiment")
+    explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
 
     listing = verb("list", LIST, _list)
     listing.add_argument("kind", nargs="?", help="one kind only")
 
     evaluate = verb("eval", EVAL, _eval)
-    evaluate.add_argument("model", type=Path, metavar="FOLDER")
-    evaluate.add_argument("file", type=Path, metavar="FILE")
-    evaluate.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    evaluate.add_argument("--reference", type=Path, metavar="FOLDER")
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "model", type=Path, metavar="FOLDER", help="Hugging Face layout, e.g. final/"
+    )
+    evaluate.add_argument("file", type=Path, metavar="FILE", help="holds the tasks")
+    evaluate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
+    evaluate.add_argument(
+        "--reference", type=Path, metavar="FOLDER", help="measure the KL to this model"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
     return parser
 
 
-def _out(options: argparse.Namespace) -> Path:
-    return options.out or Path("runs") / options.file.stem
+def _out(options: argparse.Namespace, settings: object) -> Path:
+    """The folder asked for, or runs/NAME; NAME-2, ... when that holds other settings."""
+    from unipost.config import dump_tree, to_tree
+    from unipost.runs import holds_other
+
+    if options.out is not None:
+        return options.out
+    config, number = dump_tree(to_tree(settings)), 1
+    folder = first = Path("runs") / options.file.stem
+    while holds_other(folder, config):
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    if number > 1:
+        print(f"{first} holds other settings; this run is in {folder}")
+    return folder
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -142,9 +168,10 @@ def _run(options: argparse.Namespace) -> None:
     from unipost.train import Experiment, train
 
     experiment = load(Experiment, options.file, options.overrides)
-    result = train(experiment, _out(options), title=options.file.stem)
-    print(f"{_out(options)}: {experiment.steps} steps, {result.seconds:.0f} s")
-    _print_last(_out(options) / "evaluation.jsonl")
+    folder = _out(options, experiment)
+    result = train(experiment, folder, title=options.file.stem)
+    print(f"{folder}: {experiment.steps} steps, {result.seconds:.0f} s")
+    _print_last(folder / "evaluation.jsonl")
 
 
 def _print_last(path: Path) -> None:
@@ -161,7 +188,7 @@ def _run_study(options: argparse.Namespace) -> None:
     from unipost.study import load_study, run_study
 
     study = load_study(options.file, options.overrides)
-    folder = _out(options)
+    folder = _out(options, study)
     results = run_study(study, folder)
     print(write_report(results, folder))
     print(f"{folder}: report.md, table.csv and figures, from results.json")
@@ -221,6 +248,11 @@ def _eval(options: argparse.Namespace) -> None:
     evaluation = build(Evaluation, tree["evaluation"], "evaluation", str(options.file))
     model = load_model(str(options.model), options.seed)
     reference = options.reference
+    if reference is not None and evaluation.distance is None:
+        raise ValueError(
+            f"{options.file}: evaluation.distance: missing, so --reference would have "
+            "no effect; write the name of a task"
+        )
     base = model if reference is None else load_model(str(reference), options.seed)
     if reference is None:
         import dataclasses

@@ -15,11 +15,11 @@ f(1) = f'(1) = 0, with the textbook constants. A divergence of one's own needs `
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from unipost.parts import Scalar
@@ -63,7 +63,10 @@ class Divergence(ABC):
     def f_prime_inverse(self, t: Array) -> Array:
         """u = (f')^-1(t); 0 below f'(0+), inf above f'(inf). Default: bisection."""
         if self.curvature is None:
-            raise ValueError(f"{self!r}: f' has no inverse (f has no curvature)")
+            raise ValueError(
+                f"{self!r}: f' has no inverse (f has no curvature); give the methods "
+                "conjugate and f_prime_inverse"
+            )
         return _numeric_inverse(self, at_least_float32(t))
 
     def conjugate(self, t: Array) -> Array:
@@ -99,18 +102,26 @@ class Divergence(ABC):
     def constants(self) -> Constants:
         """Limits of f and f'. Default: read off f and f' numerically.
 
-        A limit is taken as infinite unless f (or f') has settled by log u = +-80.
+        A limit of f' is taken as infinite when f' still grows at log u = +-80 at least
+        like log u; f(0+) when f there is above 1e6; the curvature is None where f' has
+        slope 0. Give this method where that is not so.
         """
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+            return self._read_off()  # traced: checked already where it was made
         with jax.ensure_compile_time_eval():
-            zero, far = jnp.float32(0.0), jnp.float32(-80.0)
-            slope, curvature = jax.value_and_grad(self.f_prime)(zero)
-            at_zero = float(self.f(far))
+            values = [float(jnp.asarray(x)) for x in self._read_off()[:4]]
+            slope = float(self.f_prime(jnp.float32(0.0)))
+        curvature = values[0] if values[0] > 1e-6 else None
+        return Constants(curvature, *values[1:], centred=abs(slope) < 1e-6)
+
+    def _read_off(self) -> Constants:
+        zero, far = jnp.float32(0.0), jnp.float32(-80.0)
+        at_zero = self.f(far)
         return Constants(
-            float(curvature),
-            math.inf if at_zero > 1e6 else at_zero,
-            _settled(self, -40.0, -80.0, -math.inf),
-            _settled(self, 40.0, 80.0, math.inf),
-            centred=abs(float(slope)) < 1e-6,
+            jax.grad(self.f_prime)(zero),
+            jnp.where(at_zero > 1e6, jnp.inf, at_zero),
+            _limit(self, -1.0),
+            _limit(self, 1.0),
         )
 
     @property
@@ -139,11 +150,14 @@ class Divergence(ABC):
         return self.constants().slope_at_infinity
 
 
-def _settled(divergence: Divergence, near: float, far: float, limit: float) -> float:
-    with jax.ensure_compile_time_eval():
-        a, b = (float(divergence.f_prime(jnp.float32(x))) for x in (near, far))
-    moved = abs(b - a) > 1e-3 * (1.0 + abs(a)) or not math.isfinite(b)
-    return limit if moved else b
+def _limit(divergence: Divergence, side: float) -> Array:
+    """f' at the end of `side`: infinite if its steps double as those of log u do."""
+    near, middle, far = (
+        divergence.f_prime(jnp.float32(side * x)) for x in (20.0, 40.0, 80.0)
+    )
+    first, second = jnp.abs(middle - near), jnp.abs(far - middle)
+    grows = ~(second < 1.9 * first) & (second > 1e-3) | ~jnp.isfinite(far)
+    return jnp.where(grows, side * jnp.inf, far)
 
 
 @jax.custom_jvp

@@ -22,10 +22,11 @@ from unipost.links import PairLink
 from unipost.model import Params, Policy
 from unipost.penalties import exact_divergence
 from unipost.rewards import Reward, numeric, score_texts
+from unipost.rollouts import draw, texts
 from unipost.rows import Demonstration, Question
 from unipost.sampling import Sampling
 from unipost.score import Score
-from unipost.sources import TooLong, draw, texts
+from unipost.sources import TooLong
 from unipost.tokenizer import Tokenizer
 from unipost.update import Rows, streams_of
 
@@ -90,9 +91,10 @@ class Evaluation:
                 f"distance: {self.distance!r} is no task; write one of "
                 f"{', '.join(self.tasks)}"
             )
-        for name in ("distance_items", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}; write 1 or more")
+        for name in ("distance_items", "rows", "every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value}; write 1 or more")
 
 
 class Graded(NamedTuple):
@@ -257,7 +259,7 @@ def _distances(policy: Policy, params: Params, reference: Params, rows: Rows):
     mask = rows.response_mask.astype(jnp.float32)
     reverse = exact_divergence(ReverseKL(), new, old) * mask
     forward = exact_divergence(ReverseKL(), old, new) * mask
-    surprise = -(jnp.exp(new) * new).sum(-1) * mask
+    surprise = -(jnp.exp(new) * jnp.maximum(new, -1e30)).sum(-1) * mask
     entropy = surprise.sum(-1) / jnp.maximum(mask.sum(-1), 1.0)
     return reverse.sum(-1), forward.sum(-1), entropy
 
@@ -271,8 +273,8 @@ def _margins(policy, score: Score, params, reference, chosen: Rows, rejected: Ro
         new = streams_of(policy, params, rows).policy
         old = streams_of(policy, reference, rows).policy
         log_u = jnp.where(mask, new - old, 0.0).sum((-2, -1))
-        if score.clamp is not None:
-            log_u = jnp.clip(log_u, -score.clamp, score.clamp)
+        if score.bound is not None:
+            log_u = jnp.clip(log_u, -score.bound, score.bound)
         return score.beta * score.divergence.f_prime(log_u)
 
     return reward(chosen) - reward(rejected)
@@ -312,7 +314,7 @@ def distance(
     if base.wrong.any():
         rule = Score()
         if score is not None and isinstance(score.link, PairLink):
-            rule = Score(score.divergence, score.beta, "reference", clamp=score.clamp)
+            rule = Score(score.divergence, score.beta, "reference", clamp=score.bound)
         margins = _margins(
             decoder.policy, rule, params, reference, base.chosen, base.rows
         )

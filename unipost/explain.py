@@ -108,6 +108,9 @@ def slope_formula(divergence: Divergence, u: str = "u") -> str:
         case SquaredHellinger():
             return f"(1 - {u}^-1/2)"
         case Alpha(a=a):
+            known = concrete(a)
+            if known is not None and known < 0:
+                return f"({u}^{-known:g} - 1)/{-known:g}"
             return f"(1 - {u}^-{_number(a)})/{_number(a)}"
         case Jeffreys():
             return f"(log {u} + 1 - 1/{u})"
@@ -143,6 +146,9 @@ def phi_formula(divergence: Divergence) -> str:
             return "log(2 - e^-r)"
         case NeymanChi2():
             return "(2 sqrt(1+r) - 2)"
+        case Alpha(a=a):
+            a = _number(a)
+            return f"(1 - (1 + {a} r)^(({a} - 1)/{a}))/(1 - {a})"
     return f"phi_{type(divergence).__name__}(r)"
 
 
@@ -163,8 +169,8 @@ _LEVEL = {
 def _ratio_line(score: Score) -> str:
     form, _ = _LEVEL[score.level]
     text = form.format(_ANCHOR[score.anchor])
-    if score.clamp is not None and score.anchor != "none":
-        text += f",  |log u| <= {_number(score.clamp)}"
+    if score.bound is not None and score.anchor != "none":
+        text += f",  |log u| <= {_number(score.bound)}"
     return text
 
 

@@ -74,8 +74,10 @@ class Clipped(Link):
     high: Scalar = 0.2
 
     def __post_init__(self):
-        in_range("clipped.low", self.low, 0.0, what="is not positive")
-        in_range("clipped.high", self.high, 0.0, what="is not positive")
+        for name in ("low", "high"):  # inf: no bound on that side
+            value = getattr(self, name)
+            what = "is not positive"
+            in_range(f"clipped.{name}", value, 0.0, what=what, infinite=True)
 
     def _outside(self, z, signal):
         above = (signal > 0) & (z > self.high)
@@ -101,7 +103,8 @@ class Truncated(Link):
     over: Anchor = "old"
 
     def __post_init__(self):
-        in_range("truncated.cap", self.cap, 0.0, what="is not positive")
+        what = "is not positive"
+        in_range("truncated.cap", self.cap, 0.0, what=what, infinite=True)
 
     def loss(self, z, signal, log_ratio):
         u = jnp.exp(jax.lax.stop_gradient(log_ratio(self.over)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -45,7 +46,9 @@ def listing(kind: str | None = None) -> str:
     """Names with their arguments, one line each. Raises ValueError for a bad kind."""
     kinds = [*KINDS, "estimators"]
     if kind is not None and kind not in kinds:
-        raise ValueError(f"list: no kind {kind!r}; write one of {', '.join(kinds)}")
+        near = difflib.get_close_matches(kind, kinds, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"list: no kind {kind!r}; {hint}({', '.join(kinds)})")
     blocks = []
     for name in kinds if kind is None else [kind]:
         if name == "estimators":

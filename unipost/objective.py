@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from unipost.aggregation import Aggregation, TokenMean
 from unipost.batch import Batch, Prepared, Streams, check_shapes, clean
+from unipost.classical import ReverseKL
 from unipost.links import PairLink
 from unipost.parts import Scalar, part
 from unipost.penalties import Penalty, exact_divergence
@@ -84,18 +85,39 @@ class Objective(Score):
         """(loss, metrics) of a whole batch; `logps` [P, G, T] or `Streams`."""
         return self.loss(logps, self.prepare(batch))
 
-    def prepare(self, batch: Batch) -> Prepared:
+    @property
+    def _exponential(self) -> bool:
+        penalty = self.penalty
+        if penalty is None or penalty.estimator == "exact":
+            return super()._exponential
+        linear = isinstance(penalty.divergence, ReverseKL)
+        sampled = not (linear and penalty.estimator in ("in_reward", "k1", "k2"))
+        return super()._exponential or sampled
+
+    def advantage(self, batch: Batch) -> Array:
+        """The signal [P, G, T] of the batch as it was drawn, a constant.
+
+        Statistics over the batch are taken here: give the result to `prepare` when the
+        batch is then cut into minibatches with optimiser steps of their own.
+        """
+        check_shapes(batch)
+        batch = clean(batch)
+        return jax.lax.stop_gradient(self.signal(self._with_reward_penalty(batch)))
+
+    def prepare(self, batch: Batch, signal: Array | None = None) -> Prepared:
         """Signal and weights over the logical batch, before it is cut along P.
 
-        Raises ValueError naming a missing array or a shape that does not fit.
+        `signal` is that of `advantage`, computed here when it is not given. Raises
+        ValueError naming a missing array or a shape that does not fit.
         """
         check_shapes(batch)
         own = {"policy", "lse", "vocab", "entropy"}
         for name in sorted(self.needs - own):
             if getattr(batch, name) is None:
                 raise ValueError(f"batch.{name}: missing; the objective needs it")
+        if signal is None:
+            signal = self.advantage(batch)
         batch = clean(batch)
-        signal = jax.lax.stop_gradient(self.signal(self._with_reward_penalty(batch)))
         if isinstance(self.link, PairLink):
             batch = _decided_pairs(batch, signal)
         mask = batch.mask
@@ -150,32 +172,40 @@ class Objective(Score):
         old = _given(batch.old, "old")
         rows = jnp.ones(batch.mask.shape[:2], bool)
         log_u = log_ratio(old, batch, "reference", "sequence", rows)
-        log_u, _ = clamped(log_u, "reference", self.clamp)
+        if not isinstance(penalty.divergence, ReverseKL):  # log u itself needs no bound
+            log_u, _ = clamped(log_u, "reference", self.bound)
         cost = penalty.weight * penalty.divergence.f_prime(log_u)
         return dataclasses.replace(
             batch, rewards=_given(batch.rewards, "rewards") - cost
         )
 
     def _penalise(self, penalty, streams, prepared, rows):
-        batch = prepared.batch
+        batch, metrics = prepared.batch, {}
         if penalty.estimator == "exact":
             policy = _given(streams.vocab, "vocab")
             reference = _given(batch.reference_vocab, "reference_vocab")
             value = exact_divergence(penalty.divergence, policy, reference)
         elif penalty.estimator == "in_reward":
             log_u = log_ratio(streams.policy, batch, "reference", "token", rows)
-            return 0.0, {"penalty": (prepared.mean * log_u).sum()}
+            log_u, _ = clamped(log_u, "reference", self.bound)
+            value = penalty.divergence.f_prime(log_u)
+            return 0.0, {"penalty": (prepared.mean * value).sum()}
         else:
+            hits = []
 
             def clipped(anchor):
                 log_u = log_ratio(streams.policy, batch, anchor, "token", rows)
-                return clamped(log_u, anchor, self.clamp)[0]
+                log_u, hit = clamped(log_u, anchor, self.bound)
+                hits.append(0.0 if hit is None else hit)
+                return log_u
 
             value = penalty.per_token(
                 lambda: clipped("reference"), lambda: clipped("old")
             )
+            share = (prepared.mean * jnp.maximum(*(hits * 2)[:2])).sum()
+            metrics["penalty_clamp_share"] = share
         cost = penalty.weight * (prepared.weight * value).sum()
-        return cost, {"penalty": (prepared.mean * value).sum()}
+        return cost, metrics | {"penalty": (prepared.mean * value).sum()}
 
 
 def _fit(
@@ -188,7 +218,7 @@ def _fit(
     """Loss and metrics of the rows [P, G] that `score` treats; `value` is V - V'."""
     policy, batch = streams.policy, prepared.batch
     log_u = log_ratio(policy, batch, score.anchor, score.level, rows)
-    log_u, hit = clamped(log_u, score.anchor, score.clamp)
+    log_u, hit = clamped(log_u, score.anchor, score.bound)
     z = score.beta * score.divergence.f_prime(log_u) + value
     token = score.level == "token"
     chosen = rows[..., None] if token else rows
@@ -254,8 +284,8 @@ def _cleaned(logps: Array | Streams, prepared: Prepared) -> Streams:
         )
 
     def keep(x):
-        if x is None:
-            return None
+        if tuple(x.shape[:3]) != shape:
+            raise ValueError(f"streams: shape {tuple(x.shape)}; the mask is {shape}")
         mask = kept[..., None] if x.ndim == 4 else kept
         return jnp.where(mask, at_least_float32(x), 0.0)
 

@@ -66,7 +66,8 @@ class Optimizer(ABC):
         require(f"{where}.learning_rate", self.learning_rate, ok, "is negative")
         require(f"{where}.warmup", self.warmup, self.warmup >= 0, "is negative")
         what = "is not positive; write clip_norm: null for none"
-        in_range(f"{where}.clip_norm", self.clip_norm, 0.0, what=what)
+        if self.clip_norm is not None:
+            in_range(f"{where}.clip_norm", self.clip_norm, 0.0, what=what)
 
 
 @part

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from unipost.classical import (
@@ -259,9 +260,13 @@ class Adjoint(Divergence):
     def constants(self):
         inner = self.divergence.constants()
         # f°'(0+) = lim f(v) - v f'(v) as v -> inf, that is -f*(f'(inf))
-        end = jnp.float32(inner.slope_at_infinity)
-        with jax.ensure_compile_time_eval():
-            low = -float(self.divergence.conjugate(end))
+        end = jnp.asarray(inner.slope_at_infinity, jnp.float32)
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self))
+        if traced:
+            low = -self.divergence.conjugate(end)
+        else:
+            with jax.ensure_compile_time_eval():
+                low = -float(self.divergence.conjugate(end))
         return Constants(
             inner.curvature,
             inner.slope_at_infinity,

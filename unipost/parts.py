@@ -93,10 +93,10 @@ def require(where: str, value: Any, ok: bool | None, what: str) -> None:
     `ok` is evaluated by the caller on `concrete(value)`; traced values pass, because
     their range is not known while a function is being compiled.
     """
+    if value is None or isinstance(value, str):
+        raise ValueError(f"{where}: {value!r} is not a number")
     known = concrete(value)
-    if known is None:
-        return
-    if math.isnan(known) or not ok:
+    if known is not None and (math.isnan(known) or not ok):
         raise ValueError(f"{where}: {known:g} {what}")
 
 
@@ -107,7 +107,12 @@ def in_range(
     high: float = math.inf,
     *,
     what: str,
+    infinite: bool = False,
 ) -> None:
-    """Refuse a known number outside the open interval (low, high)."""
+    """Refuse a known number outside the open interval (low, high).
+
+    `infinite` says that inf is meant as a value, "no bound".
+    """
     known = concrete(value)
-    require(where, value, known is None or low < known < high, what)
+    inside = known is None or low < known < high or (infinite and known == math.inf)
+    require(where, value, inside, what)

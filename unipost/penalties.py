@@ -92,8 +92,14 @@ def exact_divergence(divergence: Divergence, policy: Array, reference: Array) ->
     Summed as pi k3 where pi > ref and as ref f elsewhere: the factor that may overflow
     is then never multiplied by the one that vanishes.
     """
-    d = policy - reference
+    # a token that both forbid (-inf) adds nothing; one that only pi forbids adds f(0)
+    both = jnp.isneginf(policy) & jnp.isneginf(reference)
+    d = jnp.where(
+        both, 0.0, jnp.where(both, 0.0, policy) - jnp.where(both, 0.0, reference)
+    )
     above = d > 0
     high = jnp.exp(policy) * divergence.k3(jnp.where(above, d, 0.0))
-    low = jnp.exp(reference) * divergence.f(jnp.where(above, 0.0, d))
+    low = jnp.exp(reference) * divergence.f(
+        jnp.maximum(jnp.where(above, 0.0, d), -80.0)
+    )
     return jnp.where(above, high, low).sum(-1)

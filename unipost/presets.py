@@ -30,7 +30,7 @@ from unipost.links import (
 )
 from unipost.objective import Gauge, Objective
 from unipost.parametric import Shaping, unit_curvature
-from unipost.parts import Scalar
+from unipost.parts import Scalar, concrete
 from unipost.penalties import Estimator, Penalty
 from unipost.score import Score
 from unipost.signals import (
@@ -43,12 +43,11 @@ from unipost.signals import (
     ZScore,
 )
 
-CLAMP = 20.0  # |log u| beyond which a ratio is not trusted (verl's bound)
 
-
-def _clamp(divergence: Divergence) -> float | None:
-    # f' = log u is linear: clamping it would only lose gradient
-    return None if isinstance(divergence, ReverseKL) else CLAMP
+def _penalty(kl: Scalar | None, estimator: Estimator = "k3") -> Penalty | None:
+    if concrete(kl) == 0.0:
+        raise ValueError("kl: 0 changes nothing; write kl: null for no KL")
+    return None if kl is None else Penalty(kl, estimator=estimator)
 
 
 def sft(aggregation: Aggregation = TokenMean()) -> Objective:
@@ -119,7 +118,6 @@ def f_dpo(divergence: Divergence, beta: Scalar = 0.1) -> Objective:
         anchor="reference",
         level="sequence",
         link=Logistic(),
-        clamp=_clamp(divergence),
         signal=Preference(),
         aggregation=SequenceMean(),
     )
@@ -161,14 +159,12 @@ def rloo(
     no KL). `level="sequence"` multiplies by the sequence ratio to `old` instead of
     assuming fresh samples: L = -mean_i A_i prod_t pi/old.
     """
-    penalty = None if kl is None else Penalty(kl, estimator="in_reward")
-    clamp = None if kl is None else CLAMP
+    penalty = _penalty(kl, "in_reward")
     if level == "none":
         return Objective(
             signal=LeaveOneOut(),
             aggregation=SequenceSum(),
             penalty=penalty,
-            clamp=clamp,
         )
     return Objective(
         divergence=unit_curvature(PearsonChi2()),
@@ -178,7 +174,6 @@ def rloo(
         signal=LeaveOneOut(),
         aggregation=SequenceMean(),
         penalty=penalty,
-        clamp=CLAMP,
     )
 
 
@@ -194,7 +189,6 @@ def _ratio(
         divergence=unit_curvature(PearsonChi2()),
         anchor="old",
         link=Clipped(low, high),
-        clamp=CLAMP,
         signal=signal,
         aggregation=aggregation,
         penalty=penalty,
@@ -216,7 +210,9 @@ def grpo(
     `estimator="importance_k3"` or "k2" has that of KL(pi || ref). kl None: no KL.
     Source: 2402.03300 Eq 3-4.
     """
-    penalty = None if kl is None else Penalty(kl, estimator=estimator)
+    if kl is None and estimator != "k3":
+        raise ValueError(f"estimator: {estimator} without a KL; write kl: 0.04")
+    penalty = _penalty(kl, estimator)
     return _ratio(low, high, ZScore(ddof, eps), SequenceMean(), penalty)
 
 
@@ -228,7 +224,7 @@ def dr_grpo(
     No division by the response's length nor by the group's deviation, and no KL.
     `max_length` is the generation budget in tokens. Source: 2503.20783.
     """
-    penalty = None if kl is None else Penalty(kl)
+    penalty = _penalty(kl)
     return _ratio(low, high, Mean(), Constant(max_length), penalty)
 
 
@@ -271,7 +267,6 @@ def luffy(
         divergence=unit_curvature(PearsonChi2()),
         anchor="old",
         link=Importance() if clip is None else Clipped(clip, clip),
-        clamp=CLAMP,
         signal=signal,
         off_policy=Score(divergence=Shaping(gamma), link=Linear()),
         aggregation=aggregation,

@@ -88,6 +88,11 @@ def truncated_weight(score: Score) -> str | None:
         return None
     if score.link.over == "self":
         return "link.over: self makes the weight 1; write link: linear"
+    if score.link.over == score.anchor != "none":
+        return (
+            f"anchor: {score.anchor} is the ratio that link.over weighs by already; "
+            "write anchor: none"
+        )
     if score.link.over == "none" and (concrete(score.link.cap) or 0.0) > 1.0:
         return "link.cap: a probability never exceeds a cap above 1; write cap: 1"
 
@@ -258,8 +263,9 @@ def mixed_groups(o: Objective) -> str | None:
 
 def zero_entropy(o: Objective) -> str | None:
     """A bonus of 0 would still compute entropies."""
-    if concrete(o.entropy_bonus) == 0.0:
-        return "entropy_bonus: 0 changes nothing; write entropy_bonus: null"
+    bonus = concrete(o.entropy_bonus)
+    if bonus is not None and (bonus == 0.0 or not math.isfinite(bonus)):
+        return f"entropy_bonus: {bonus:g}; write a number, or null for none"
 
 
 OBJECTIVE_RULES: tuple[Callable[[Objective], str | None], ...] = (

@@ -135,6 +135,14 @@ def open_folder(folder: Path, config: str) -> bool:
     return False
 
 
+def holds_other(folder: Path, config: str) -> bool:
+    """Whether `folder` holds something that a run with `config` cannot go on from."""
+    if not folder.exists() or not _begun(folder):
+        return False
+    path = folder / "config.yaml"
+    return not path.exists() or bool(_difference(path.read_text(), config))
+
+
 def _begun(folder: Path) -> bool:
     first = {"config.yaml", "environment.json"}
     first |= {f".{name}.partial" for name in first}

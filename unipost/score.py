@@ -11,9 +11,10 @@ from unipost.batch import Batch
 from unipost.classical import ReverseKL
 from unipost.divergence import Divergence
 from unipost.links import Anchor, Linear, Link, PairLink
-from unipost.parts import Scalar, concrete, part, require
+from unipost.parts import Scalar, in_range, part
 
 Array = jax.Array
+CLAMP = 20.0  # |log u| beyond which a ratio is not trusted (verl's bound)
 Level = Literal["token", "sequence", "sequence_mean"]
 
 
@@ -26,8 +27,10 @@ class Score:
     anchor      none (u = pi), reference, old, behavior, self (u = pi / sg(pi))
     level       token; sequence: u = prod_t u_t; sequence_mean: its geometric mean
     link        how z must follow the signal
-    clamp       bound on |log u| against an anchor (None: none). The share of units it
-                touches is reported as `clamp_share`; their gradient is 0
+    clamp       bound on |log u| against an anchor; the share of units it touches is
+                reported as `clamp_share`, and their gradient is 0. None: no bound.
+                "default": 20 where log u goes through an exponential, else None; it
+                is resolved when the object is made
     """
 
     divergence: Divergence = ReverseKL()
@@ -35,13 +38,26 @@ class Score:
     anchor: Anchor = "none"
     level: Level = "token"
     link: Link | PairLink = Linear()
-    clamp: Scalar | None = None
+    clamp: Scalar | None | Literal["default"] = "default"
 
     def __post_init__(self):
-        known = concrete(self.beta)
-        require("beta", self.beta, known is None or known > 0, "is not positive")
-        known = concrete(self.clamp)
-        require("clamp", self.clamp, known is None or known > 0, "is not positive")
+        in_range("beta", self.beta, 0.0, what="is not positive and finite")
+        if isinstance(self.clamp, str):
+            bound = CLAMP if self._exponential else None
+            object.__setattr__(self, "clamp", bound)
+        if self.clamp is not None:
+            in_range("clamp", self.clamp, 0.0, what="is not positive and finite")
+
+    @property
+    def bound(self) -> Scalar | None:
+        """The clamp as resolved: a number or None."""
+        return None if isinstance(self.clamp, str) else self.clamp
+
+    @property
+    def _exponential(self) -> bool:
+        """Whether a log-ratio to an anchor is exponentiated somewhere."""
+        linear = isinstance(self.divergence, ReverseKL)
+        return self.anchor not in ("none", "self") and not linear
 
 
 def log_ratio(policy: Array, batch: Batch, anchor: Anchor, level: Level, rows: Array):

@@ -60,7 +60,7 @@ def exp_plus_inverse(t: Array) -> Array:
     low = jnp.minimum(t / 2, grown)
     for _ in range(8):
         low = low - (jnp.expm1(low) + low - t) / (jnp.exp(low) + 1.0)
-    return low
+    return jnp.where(jnp.isinf(t), t, low)
 
 
 @exp_plus_inverse.defjvp

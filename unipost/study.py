@@ -8,6 +8,7 @@ arm must fail it are written down there before anything runs.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import subprocess
 import time
@@ -28,7 +29,7 @@ from unipost.optimizers import Optimizer
 from unipost.runs import RunError, open_folder, write_atomic
 from unipost.sources import Setting, Source
 from unipost.train import Experiment, Model, load_model, train
-from unipost.tree import ConfigError, load_tree, merge
+from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
 from unipost.update import Rows, annotate, with_streams
 
 # probability bins of the gradient-coefficient figure, log-spaced from 0.001 to 1
@@ -115,10 +116,17 @@ def is_study(tree: dict[str, Any]) -> bool:
 
 def load_study(file: str | Path, overrides: Iterable[str] = ()) -> Study:
     """A study from its file; every arm is laid over `common`. Raises ConfigError."""
-    tree = load_tree(file, overrides)
+    tree, written = load_tree(file, overrides), load_tree(file)
     common, arms = tree.pop("common", {}), tree.get("arms")
     if not isinstance(common, dict) or not isinstance(arms, dict):
         raise ConfigError(str(file), "arms", "write a mapping, and common another")
+    for here, known in ((tree, {*written, "common"}), (arms, written.get("arms", {}))):
+        for key in here.keys() - known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            where = key if here is tree else f"arms.{key}"
+            problem = f"unknown {key!r}{hint} (the file has {', '.join(known)})"
+            raise ConfigError(COMMAND_LINE, where, problem)
     tree["arms"] = {name: merge(common, arm or {}) for name, arm in arms.items()}
     return build(Study, tree, file=str(file))
 

@@ -27,11 +27,12 @@ from unipost.objective import Objective
 from unipost.optimizers import OPTIMIZERS, Optimizer
 from unipost.presets import PRESETS
 from unipost.rewards import REWARDS, Reward
+from unipost.rollouts import SOURCES
 from unipost.runs import JsonLines, RunError, environment, open_folder, write_atomic
-from unipost.signals import SIGNALS, Signal
-from unipost.sources import SOURCES, Setting, Source, Stream
+from unipost.signals import SIGNALS, Advantage, Ones, Preference, Signal
+from unipost.sources import Setting, Source, Stream
 from unipost.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
-from unipost.update import State, update, with_streams
+from unipost.update import State, advantage, update, with_streams
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Experiment:
     model         folder in the Hugging Face layout, or `new` parts (NewModel)
     data          where the rows come from
     objective     a preset, a preset with swapped parts, or an Objective
-    steps         optimiser steps, one logical batch each
+    steps         logical batches drawn; one optimiser step each, or
+                  inner_epochs x minibatches
     inner_epochs  passes over every batch before the next is drawn (`old` stays)
     minibatches   optimiser steps per pass, each on its share of the prompts
     microbatches  pieces a step's batch is computed in; changes no number
@@ -63,6 +65,7 @@ class Experiment:
         for name in ("steps", "inner_epochs", "minibatches", "microbatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; write 1 or more")
+        _check_data(self.objective, self.data.gives)
         pieces = self.minibatches * self.microbatches
         prompts = self.data.prompts
         if prompts % pieces:
@@ -70,6 +73,29 @@ class Experiment:
                 f"data.prompts: {prompts} do not divide into {self.minibatches} "
                 f"minibatches x {self.microbatches} microbatches"
             )
+
+
+def _check_data(objective: Objective, gives: str) -> None:
+    """Refuse data that the objective would misread or ignore."""
+    mixed = objective.off_policy is not None
+    if isinstance(objective.signal, Advantage):
+        wanted = "rewards+demonstrations" if mixed else "rewards"
+    elif isinstance(objective.signal, Preference):
+        wanted = "preferences"
+    elif isinstance(objective.signal, Ones):
+        wanted = "demonstrations"
+    else:  # a signal of one's own knows what it reads
+        return
+    if gives != wanted:
+        source = {
+            "rewards": "rollouts",
+            "rewards+demonstrations": "rollouts with demonstrations: 1",
+            "preferences": "preferences or sampled_preferences",
+            "demonstrations": "demonstrations",
+        }[wanted]
+        raise ValueError(
+            f"data: gives {gives}, the objective follows {wanted}; write {source}"
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +131,7 @@ class Model:
             save_pretrained(folder / "final", self.config, params, self.tokenizer)
             return
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        named = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+        named: Any = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
         np.savez(folder / "final.npz", **named)
 
 
@@ -297,18 +323,22 @@ class _Loop:
         updates = experiment.inner_epochs * pieces
         total = jnp.asarray(experiment.steps * updates)
         count = rows.response.shape[0] // pieces
+        whole = rows, batch, advantage(objective, batch) if pieces > 1 else None
         parts = []
         for i in range(updates):
             cut = slice(i % pieces * count, (i % pieces + 1) * count)
-            piece = jax.tree.map(lambda x, cut=cut: x[cut], (rows, batch))
+            part = whole
+            if pieces > 1:
+                part = jax.tree.map(lambda x, cut=cut: x[cut], whole)
             state, metrics = update(
                 policy,
                 objective,
                 experiment.optimizer,
                 state,
-                *(piece if pieces > 1 else (rows, batch)),
+                *part[:2],
                 experiment.microbatches,
                 total,
+                part[2],
             )
             parts.append(metrics)
         mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)

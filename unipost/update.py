@@ -118,6 +118,12 @@ def loss_and_grad(
     return jax.lax.scan(add, zeros, pieces)[0]
 
 
+@jax.jit
+def advantage(objective: Objective, batch: Batch) -> Array:
+    """`objective.advantage` compiled: statistics of a batch that is cut afterwards."""
+    return objective.advantage(batch)
+
+
 @partial(jax.jit, static_argnums=(0, 6), donate_argnums=(3,))
 def update(
     policy: Policy,
@@ -128,12 +134,14 @@ def update(
     batch: Batch,
     microbatches: int,
     steps: Array,
+    signal: Array | None = None,
 ):
     """One optimiser step on one logical batch: (new state, metrics as scalars).
 
-    `state` is donated. `steps` is the length of the schedule.
+    `state` is donated. `steps` is the length of the schedule. `signal` is given when
+    `batch` is a minibatch, since the statistics are those of the whole.
     """
-    prepared = objective.prepare(batch)
+    prepared = objective.prepare(batch, signal)
     (_, metrics), grads = loss_and_grad(
         policy, objective, state.params, rows, prepared, microbatches
     )
