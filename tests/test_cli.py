@@ -65,7 +65,7 @@ def test_list_names_every_kind(capsys):
 
 
 def test_list_refuses_an_unknown_kind(capsys):
-    assert "no kind 'preset'; write one of presets" in error_of(
+    assert "no kind 'preset'; did you mean 'presets'? (presets, " in error_of(
         capsys, "list", "preset"
     )
 

@@ -19,7 +19,18 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    """The contents of the fenced blocks of one language ("" for none)."""
+    found, inside, content = [], None, []
+    for line in README.splitlines(keepends=True):
+        if not line.startswith("```"):
+            content.append(line)
+        elif inside is None:
+            inside, content = line[3:].strip(), []
+        else:
+            if inside == language:
+                found.append("".join(content))
+            inside = None
+    return found
 
 
 def test_generated_parts_are_up_to_date():
@@ -81,10 +92,12 @@ def test_every_experiment_builds(file, monkeypatch):
 def test_yaml_of_the_readme_builds(monkeypatch):
     monkeypatch.chdir(ROOT)
     (text,) = blocks("yaml")
-    lines = [x.split("#")[0].strip() for x in text.strip().splitlines()]
-    for line in lines:
-        value = line.removeprefix("objective: ")
-        load(Experiment, "experiments/sft.yaml", [f"objective={value}"])
+    files = {"f_dpo": "dpo", "f_sft": "sft", "grpo": "grpo"}
+    for line in text.strip().splitlines():
+        value = line.split("#")[0].strip().removeprefix("objective: ")
+        preset = value.split("name: ")[1].split(",")[0]
+        file = f"experiments/{files[preset]}.yaml"
+        load(Experiment, file, [f"objective={value}"])
 
 
 def test_shipped_data_is_what_the_study_says():

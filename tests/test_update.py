@@ -15,6 +15,7 @@ from unipost.optimizers import SGD, AdamW
 from unipost.update import (
     Rows,
     State,
+    advantage,
     annotate,
     loss_and_grad,
     streams_of,
@@ -208,17 +209,35 @@ def state_of(optimizer):
 def test_learning_rate_and_beta_sweeps_compile_once():
     from unipost import presets
 
+    traces, losses = [], []
+
+    def traced(params, tokens, mask):
+        traces.append(1)
+        return POLICY.logits(params, tokens, mask)
+
+    policy = function_policy(traced)
     rows, batch = rows_and_batch("dpo")
     batch = with_streams(EXAMPLES["dpo"], POLICY, rows, batch, OLD, REFERENCE)
-    before = update._cache_size()
-    losses = []
     for rate, beta in ((1e-3, 0.1), (1e-2, 0.3), (0.0, 0.5)):
         optimizer = AdamW(rate)
-        args = POLICY, presets.dpo(beta), optimizer, state_of(optimizer), rows, batch
+        args = policy, presets.dpo(beta), optimizer, state_of(optimizer), rows, batch
         _, metrics = update(*args, 1, jnp.asarray(10))
         losses.append(float(metrics["loss"]))
-    assert update._cache_size() == before + 1
+    first = len(traces)
+    assert 1 <= first <= 2  # shapes and values of one compilation
+    update(*args[:3], state_of(optimizer), *args[4:], 1, jnp.asarray(10))
+    assert len(traces) == first
     assert len(set(losses)) == 3
+
+
+def test_minibatches_keep_the_statistics_of_the_whole():
+    """A batch z-score is taken before the batch is cut into minibatches."""
+    objective = EXAMPLES["reinforce-batch"]
+    rows, batch = rows_and_batch("reinforce-batch")
+    whole = advantage(objective, batch)
+    half = jax.tree.map(lambda x: x[:4], batch)
+    np.testing.assert_array_equal(objective.prepare(half, whole[:4]).signal, whole[:4])
+    assert float(jnp.abs(objective.prepare(half).signal - whole[:4]).max()) > 1e-3
 
 
 def test_sgd_step_is_rate_times_gradient():

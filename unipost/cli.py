@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _out(options: argparse.Namespace, settings: object) -> Path:
-    """The folder asked for, or runs/NAME; NAME-2, ... when that holds other settings."""
+    """The folder asked for, or runs/NAME; NAME-2, ... if that holds other settings."""
     from unipost.config import dump_tree, to_tree
     from unipost.runs import holds_other
 
@@ -217,15 +217,18 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _objectives(file: Path, overrides: Sequence[str]):
     """(arm name, objective) of every arm of a study, or ("", objective)."""
-    from unipost.config import load
+    from unipost.config import build
+    from unipost.objective import Objective
     from unipost.study import is_study, load_study
-    from unipost.train import Experiment
     from unipost.tree import load_tree
 
-    if is_study(load_tree(file, overrides)):
+    tree = load_tree(file, overrides)
+    if is_study(tree):
         arms = load_study(file, overrides).arms
         return [(name, arm.objective) for name, arm in arms.items()]
-    return [("", load(Experiment, file, overrides).objective)]
+    if "objective" not in tree:
+        raise ValueError(f"{file}: objective: missing; write a preset")
+    return [("", build(Objective, tree["objective"], "objective", str(file)))]
 
 
 def _list(options: argparse.Namespace) -> None:
