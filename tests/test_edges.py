@@ -1,4 +1,4 @@
-"""Places where a number could go wrong silently: parts of one's own, extremes, shapes."""
+"""Where a number could go wrong silently: own parts, extremes, shapes, data."""
 
 from dataclasses import replace
 
