@@ -179,3 +179,15 @@ def test_data_must_be_of_the_kind_the_objective_follows(gives, wants):
     else:
         with pytest.raises(ValueError, match="^data: gives"):
             _check_data(objective, gives)
+
+
+def test_an_argument_that_an_edit_replaces_is_refused():
+    from unipost.config import build
+    from unipost.tree import ConfigError
+
+    with pytest.raises(ConfigError, match="kl: has no effect beside penalty"):
+        build(Objective, {"name": "grpo", "kl": 9.0, "penalty": None})
+    with pytest.raises(ConfigError, match="low: has no effect beside link"):
+        build(Objective, {"name": "grpo", "low": 0.1, "link": "importance"})
+    kept = build(Objective, {"name": "grpo", "low": 0.1, "link": {"high": 0.3}})
+    assert kept.link == Clipped(0.1, 0.3)

@@ -277,7 +277,21 @@ def _call(target: Any, label: str, arguments: dict, where: str, base: Any) -> An
     }
     part = _guarded(target, built, where)
     _refuse_unknown(edits, takes, type(part), label, where)
-    return _edit(part, label, edits, where) if edits else part
+    if not edits:
+        return part
+    final = _edit(part, label, edits, where)
+    for key, value in built.items():
+        if takes[key][1] is MISSING or value == takes[key][1]:
+            continue
+        rest = {k: v for k, v in built.items() if k != key}
+        try:
+            without = _edit(_guarded(target, rest, where), label, edits, where)
+        except ConfigError:  # it takes the argument to make sense at all
+            continue
+        if without == final:
+            problem = f"has no effect beside {', '.join(edits)}; drop one of them"
+            fail(at(where, key), problem)
+    return final
 
 
 def _refuse_unknown(keys: Any, takes: Takes, made: Any, label: str, where: str) -> None:
