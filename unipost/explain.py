@@ -193,7 +193,7 @@ def _link_line(score: Score) -> str:
         case Logistic():
             return f"-log sigmoid(z_chosen - z_rejected),  z = {z}"
         case Squared(tau=tau):
-            return f"(z_chosen - z_rejected - 1/(2 {_number(tau)}))^2,  z = {z}"
+            return f"(z_chosen - z_rejected - {_half_inverse(tau)})^2,  z = {z}"
     return f"{type(score.link).__name__}(z, A),  z = {z}"
 
 
@@ -271,12 +271,35 @@ def _slope_text(score: Score) -> str:
     match score.divergence:
         case ReverseKL():
             return "" if concrete(score.beta) == 1.0 else _number(score.beta)
+        case ForwardKL():
+            text = "1/u"
+        case JensenShannon():
+            text = "1/(1+u)"
+        case PearsonChi2():
+            text = "2u"
+        case NeymanChi2():
+            text = "2 u^-2"
+        case SquaredHellinger():
+            text = "u^-1/2 / 2"
+        case Alpha(a=a):
+            text = f"u^({_number(-a)})"
+        case Jeffreys():
+            text = "(1 + 1/u)"
+        case Chi2KL():
+            text = "(u + 1)"
         case UnitCurvature(divergence=PearsonChi2()):
-            return _times(score.beta, "u")
+            text = "u"
         case Shaping(gamma=gamma):
             g = _number(gamma)
-            return _times(score.beta, f"{g} u/(u + {g})^2")
-    return _times(score.beta, "u f''(u)")
+            text = f"{g} u/(u + {g})^2"
+        case _:
+            text = "u f''(u)"
+    return _times(score.beta, text)
+
+
+def _half_inverse(tau) -> str:
+    known = concrete(tau)
+    return "1/(2 tau)" if known is None else f"{1 / (2 * known):g}"
 
 
 def _coefficient_line(score: Score) -> str:
@@ -293,7 +316,7 @@ def _coefficient_line(score: Score) -> str:
         case Logistic():
             factors = [f"+-{slope}", "sigmoid(-(z_chosen - z_rejected))"]
         case Squared(tau=tau):
-            margin = f"(z_chosen - z_rejected - 1/(2 {_number(tau)}))"
+            margin = f"(z_chosen - z_rejected - {_half_inverse(tau)})"
             factors = ["-+2", slope, margin]
         case _:
             factors = ["-dlink/dz", slope]
@@ -330,6 +353,8 @@ def explain(objective: Objective) -> str:
         lines["entropy"] = f"- {_number(objective.entropy_bonus)} mean token entropy"
     lines["aggregation"] = _aggregation_line(objective)
     lines["GC"] = _coefficient_line(objective)
+    if objective.penalty is not None and objective.penalty.estimator != "in_reward":
+        lines["GC"] += ", and the penalty's"
     if objective.off_policy is not None:
         lines["GC off-policy"] = _coefficient_line(objective.off_policy)
     lines["reads"] = ", ".join(sorted(objective.needs))
