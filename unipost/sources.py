@@ -17,6 +17,7 @@ import numpy as np
 from unipost.batch import Batch
 from unipost.data import Tokens, batch_indices, encode_rows, read_rows
 from unipost.model import Params, Policy
+from unipost.rows import Kind
 from unipost.tokenizer import Tokenizer
 from unipost.update import Rows
 
@@ -122,21 +123,7 @@ class Demonstrations(Source):
         return "demonstrations"
 
     def open(self, setting: Setting) -> Stream:
-        rows = read_rows(
-            self.path,
-            "demonstrations",
-            self.columns,
-            self.on_bad_row,
-            setting.tokenizer,
-        ).rows
-        tokens = encode_rows(
-            setting.tokenizer,
-            rows,
-            self.prompt_length,
-            self.response_length,
-            self.too_long,
-        )
-        return Fixed(tokens, self.prompts, 1, setting.seed)
+        return _open_fixed(self, "demonstrations", 1, setting)
 
 
 @dataclass(frozen=True)
@@ -156,17 +143,19 @@ class Preferences(Source):
         return "preferences"
 
     def open(self, setting: Setting) -> Stream:
-        rows = read_rows(
-            self.path, "preferences", self.columns, self.on_bad_row, setting.tokenizer
-        ).rows
-        tokens = encode_rows(
-            setting.tokenizer,
-            rows,
-            self.prompt_length,
-            self.response_length,
-            self.too_long,
-        )
-        return Fixed(tokens, self.prompts, 2, setting.seed)
+        return _open_fixed(self, "preferences", 2, setting)
+
+
+def _open_fixed(
+    source: Demonstrations | Preferences, kind: Kind, group: int, setting: Setting
+) -> Fixed:
+    tokenizer = setting.tokenizer
+    rows = read_rows(
+        source.path, kind, source.columns, source.on_bad_row, tokenizer
+    ).rows
+    lengths = source.prompt_length, source.response_length
+    tokens = encode_rows(tokenizer, rows, *lengths, source.too_long)
+    return Fixed(tokens, source.prompts, group, setting.seed)
 
 
 @dataclass(frozen=True)
