@@ -129,13 +129,7 @@ def sample(
 
     Raises ValueError for shapes that do not fit and a group below 1.
     """
-    if prompt.ndim != 2 or prompt.shape[1] == 0 or prompt.shape != prompt_mask.shape:
-        raise ValueError(
-            f"sample: prompt {prompt.shape} and prompt_mask {prompt_mask.shape} must "
-            "be equal [prompts, columns] with at least one column"
-        )
-    if group < 1:
-        raise ValueError(f"sample: group is {group}; give an integer >= 1")
+    check(prompt, prompt_mask, group)
     rows, length = prompt.shape[0] * group, sampling.max_tokens
     slots = prompt.shape[1] + length
     logits, cache = policy.prefill(params, prompt, prompt_mask, slots)
@@ -174,3 +168,14 @@ def sample(
         return x.reshape(prompt.shape[0], group, *x.shape[1:])
 
     return Samples(grouped(tokens), grouped(mask), grouped(logps), grouped(ended))
+
+
+def check(prompt: Array, prompt_mask: Array, group: int) -> None:
+    """Raises ValueError, in one line, for arguments of `sample` that do not fit."""
+    if prompt.ndim != 2 or prompt.shape[1] == 0 or prompt.shape != prompt_mask.shape:
+        raise ValueError(
+            f"sample: prompt {prompt.shape} and prompt_mask {prompt_mask.shape} must "
+            "be equal [prompts, columns] with at least one column"
+        )
+    if group < 1:
+        raise ValueError(f"sample: group is {group}; give an integer >= 1")
