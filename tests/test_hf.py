@@ -18,6 +18,7 @@ from unipost.tokenizer import CharTokenizer, load_tokenizer
 
 MODELS = Path(__file__).parent / "fixtures" / "hf_models"
 TIED, SHARDED = MODELS / "llama_gqa_tied", MODELS / "llama_sharded"
+QWEN2 = MODELS / "qwen2"
 CONFIG = ModelConfig(
     vocab_size=7,
     hidden_size=8,
@@ -29,12 +30,19 @@ CONFIG = ModelConfig(
     rope_theta=5000.0,
 )
 PARAMS = init_params(CONFIG, 0)
+FULL = "full_attention"
 
 
 @pytest.fixture
 def copy(tmp_path):
     """A checkpoint folder to damage."""
     return Path(shutil.copytree(TIED, tmp_path / "copy"))
+
+
+@pytest.fixture
+def qwen2(tmp_path):
+    """A Qwen2 checkpoint folder to damage."""
+    return Path(shutil.copytree(QWEN2, tmp_path / "qwen2"))
 
 
 def edit(path, **fields):
@@ -49,7 +57,7 @@ def retensor(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("folder", [TIED, SHARDED])
+@pytest.mark.parametrize("folder", [TIED, SHARDED, QWEN2])
 def test_logits_and_greedy_tokens_are_those_of_transformers(folder):
     golden = np.load(folder / "golden.npz")
     config, params, tokenizer = load_pretrained(folder)
@@ -73,10 +81,18 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(folder):
     assert tokenizer is None
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_float32_round_trip_is_exact(tmp_path, tied):
-    config = ModelConfig(**{**vars(CONFIG), "tie_word_embeddings": tied})
-    params = init_params(config, 1)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tie_word_embeddings": True},
+        {"tie_word_embeddings": False},
+        {"attention_bias": "qkv"},
+        {"attention_bias": "qkvo"},
+    ],
+)
+def test_float32_round_trip_is_exact(tmp_path, fields):
+    config = ModelConfig(**{**vars(CONFIG), **fields})
+    params = jax.tree.map(lambda x: x + 1, init_params(config, 1))
     save_pretrained(tmp_path / "out", config, params)
     again = load_pretrained(tmp_path / "out")
     assert again.config == config and again.tokenizer is None
@@ -97,7 +113,7 @@ def test_bfloat16_storage_rounds_once(tmp_path):
 
 
 def test_names_and_shapes_are_those_transformers_wrote(tmp_path):
-    for folder in (TIED, SHARDED):
+    for folder in (TIED, SHARDED, QWEN2):
         config, params, _ = load_pretrained(folder)
         save_pretrained(tmp_path / "out", config, params)
         ours = load_file(tmp_path / "out" / "model.safetensors")
@@ -109,14 +125,26 @@ def test_names_and_shapes_are_those_transformers_wrote(tmp_path):
             np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
 
 
-def test_transformers_reads_the_config(tmp_path):
+@pytest.mark.parametrize(
+    "bias, kind, own",
+    [
+        ("none", "Llama", {"attention_bias": False, "mlp_bias": False}),
+        ("qkvo", "Llama", {"attention_bias": True, "mlp_bias": False}),
+        ("qkv", "Qwen2", {"sliding_window": None, "layer_types": 2 * [FULL]}),
+    ],
+)
+def test_transformers_reads_the_config(tmp_path, bias, kind, own):
     from transformers import AutoConfig, GenerationConfig
 
     tokenizer = CharTokenizer("abcde")
-    save_pretrained(tmp_path / "out", CONFIG, PARAMS, tokenizer, dtype="bfloat16")
+    config = ModelConfig(**{**vars(CONFIG), "attention_bias": bias})
+    params = init_params(config, 0)
+    save_pretrained(tmp_path / "out", config, params, tokenizer, dtype="bfloat16")
     found = AutoConfig.from_pretrained(tmp_path / "out")
-    for name, value in vars(CONFIG).items():
-        if name != "rope_theta":
+    assert type(found).__name__ == f"{kind}Config"
+    assert found.architectures == [f"{kind}ForCausalLM"]
+    for name, value in {**vars(CONFIG), **own}.items():
+        if name not in ("rope_theta", *({"attention_bias"} - set(own))):
             assert getattr(found, name) == value, name
     assert found.rope_parameters == {"rope_type": "default", "rope_theta": 5000.0}
     assert found.eos_token_id == 1 and found.pad_token_id == 0
@@ -134,18 +162,18 @@ def test_transformers_reads_the_config(tmp_path):
         ({}, 10000.0),
     ],
 )
-def test_both_spellings_of_rope_are_read(copy, spelling, theta):
-    content = json.loads((copy / "config.json").read_text())
-    del content["rope_parameters"]
-    (copy / "config.json").write_text(json.dumps({**content, **spelling}))
-    assert load_pretrained(copy).config.rope_theta == theta
+def test_both_spellings_of_rope_are_read(copy, qwen2, spelling, theta):
+    for folder in (copy, qwen2):
+        content = json.loads((folder / "config.json").read_text())
+        del content["rope_parameters"]
+        (folder / "config.json").write_text(json.dumps({**content, **spelling}))
+        assert load_pretrained(folder).config.rope_theta == theta
 
 
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("model_type", "qwen2"),
-        ("attention_bias", True),
+        ("model_type", "qwen3"),
         ("mlp_bias", True),
         ("sliding_window", 64),
         ("hidden_act", "gelu"),
@@ -163,6 +191,52 @@ def test_what_the_model_does_not_compute_is_refused_by_name(copy, field, value):
     with pytest.raises(ValueError, match=f"config.json: {field} .*not supported") as e:
         load_pretrained(copy)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"use_sliding_window": True, "max_window_layers": 1}, "layers 1 to 1 would"),
+        ({"layer_types": [FULL, "sliding_attention"]}, "layer_types .*not supported"),
+        ({"architectures": ["Qwen2ForTokenClassification"]}, "architectures .*not sup"),
+        ({"attention_bias": False}, "attention_bias .*not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling .*not supp"),
+    ],
+)
+def test_qwen2_that_the_model_does_not_compute_is_refused_by_name(qwen2, fields, words):
+    own = {"layer_types": None, "sliding_window": 64}
+    edit(qwen2 / "config.json", **{**own, **fields})
+    with pytest.raises(ValueError, match=f"config.json: .*{words}") as error:
+        load_pretrained(qwen2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 0},
+        {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 28},
+        {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
+    ],
+)
+def test_a_sliding_window_that_no_layer_uses_is_read(qwen2, fields):
+    from transformers import AutoConfig
+
+    edit(qwen2 / "config.json", layer_types=None, **fields)
+    assert AutoConfig.from_pretrained(qwen2).layer_types == [FULL, FULL]
+    assert load_pretrained(qwen2).config == load_pretrained(QWEN2).config
+
+
+def test_qwen2_needs_its_own_fields_and_tensors(qwen2):
+    bias = "model.layers.1.self_attn.k_proj.bias"
+    retensor(qwen2, lambda tensors: tensors.pop(bias))
+    with pytest.raises(ValueError, match=f"tensor {bias} is missing"):
+        load_pretrained(qwen2)
+    content = json.loads((qwen2 / "config.json").read_text())
+    del content["num_key_value_heads"]
+    (qwen2 / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="num_key_value_heads is missing"):
+        load_pretrained(qwen2)
 
 
 def widen_up(tensors):

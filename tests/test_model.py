@@ -25,6 +25,8 @@ CONFIG = ModelConfig(
     num_key_value_heads=2,
     head_dim=4,
 )
+QWEN2 = dataclasses.replace(CONFIG, attention_bias="qkv")
+LLAMA_BIAS = dataclasses.replace(CONFIG, attention_bias="qkvo")
 POLICY = transformer_policy(CONFIG)
 PARAMS = init_params(CONFIG, 0)
 logits = jax.jit(POLICY.logits)
@@ -44,11 +46,23 @@ def rows(seed, count=5, length=9, most_padding=4):
     return jnp.asarray(tokens), jnp.asarray(np.arange(length) >= padding)
 
 
+def biased(config, seed):
+    """Parameters of `config` with random biases, since they start at zero."""
+    rng = np.random.default_rng(seed)
+    params = init_params(config, 0)
+    for part in params["blocks"].values():
+        if "bias" in part:
+            draw = rng.normal(size=part["bias"].shape)
+            part["bias"] = jnp.asarray(draw, jnp.float32)
+    return params
+
+
 def slow_forward(params, tokens):
     """One unpadded row in float64 numpy loops, written from the Llama equations."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     blocks, size = p["blocks"], CONFIG.head_dim
     share = CONFIG.num_attention_heads // CONFIG.num_key_value_heads
+    zero = np.zeros(CONFIG.num_hidden_layers)
 
     def norm(x, scale):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + CONFIG.rms_norm_eps) * scale
@@ -61,9 +75,13 @@ def slow_forward(params, tokens):
 
     x = p["embedding"][np.asarray(tokens)]
     for layer in range(CONFIG.num_hidden_layers):
-        w = {name: next(iter(leaf.values()))[layer] for name, leaf in blocks.items()}
+        w = {
+            name: leaf["scale" if "norm" in name else "kernel"][layer]
+            for name, leaf in blocks.items()
+        }
+        b = {name: leaf.get("bias", zero)[layer] for name, leaf in blocks.items()}
         h = norm(x, w["attention_norm"])
-        q, k, v = h @ w["query"], h @ w["key"], h @ w["value"]
+        q, k, v = (h @ w[name] + b[name] for name in ("query", "key", "value"))
         mixed = np.zeros_like(q)
         for head in range(CONFIG.num_attention_heads):
             own = slice(head * size, (head + 1) * size)
@@ -75,17 +93,19 @@ def slow_forward(params, tokens):
                 )
                 weights = np.exp(scores - scores.max())
                 mixed[s, own] = weights / weights.sum() @ v[: s + 1, shared]
-        x = x + mixed @ w["output"]
+        x = x + mixed @ w["output"] + b["output"]
         h = norm(x, w["mlp_norm"])
         gate = h @ w["gate"]
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"]
     return norm(x, p["norm"]["scale"]) @ p["embedding"].T
 
 
-def test_forward_is_the_llama_equations():
-    params = loud(jax.tree.map(lambda x: x.astype(jnp.float64), PARAMS))
+@pytest.mark.parametrize("config", [CONFIG, QWEN2, LLAMA_BIAS])
+def test_forward_is_the_llama_equations(config):
+    params = biased(config, 1)
+    params = loud(jax.tree.map(lambda x: x.astype(jnp.float64), params))
     tokens, mask = rows(0, count=2, most_padding=0)
-    got = logits(params, tokens, mask)
+    got = jax.jit(transformer_policy(config).logits)(params, tokens, mask)
     assert got.dtype == jnp.float64
     for row in range(2):
         np.testing.assert_allclose(
@@ -150,6 +170,7 @@ TABLE = {"table": jax.random.normal(jax.random.key(1), (11, 6), jnp.float32)}
     "policy, params",
     [
         (POLICY, loud(PARAMS)),
+        (transformer_policy(LLAMA_BIAS), biased(LLAMA_BIAS, 2)),
         (function_policy(token_mean), TABLE),
         (function_policy(POLICY.logits), loud(PARAMS)),
     ],
@@ -268,6 +289,15 @@ def test_initial_parameters():
     assert not np.allclose(kernel[0], kernel[1])
     np.testing.assert_allclose(kernel.std(), 16**-0.5, rtol=0.1)
     assert "head" not in PARAMS
+    assert "bias" not in PARAMS["blocks"]["query"]
+    blocks = init_params(QWEN2, 0)["blocks"]
+    assert {name for name, part in blocks.items() if "bias" in part} == {
+        "query",
+        "key",
+        "value",
+    }
+    assert blocks["key"]["bias"].shape == (2, 8) and not blocks["key"]["bias"].any()
+    np.testing.assert_array_equal(blocks["query"]["kernel"], kernel)
     untied = dataclasses.replace(CONFIG, tie_word_embeddings=False)
     shapes = jax.eval_shape(lambda: init_params(untied, 0))
     assert shapes["head"]["kernel"].shape == (16, 11)
@@ -286,6 +316,7 @@ def test_one_config_is_one_policy():
         ("vocab_size", 0, "positive integer"),
         ("hidden_size", 16.0, "positive integer"),
         ("rope_theta", 0.0, "> 0"),
+        ("attention_bias", True, "one of none, qkv, qkvo"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(field, value, words):

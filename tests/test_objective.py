@@ -20,15 +20,8 @@ from unipost.classical import (
     TotalVariation,
 )
 from unipost.explain import explain, gradient_coefficient
-from unipost.links import (
-    Clipped,
-    Importance,
-    Linear,
-    Logistic,
-    Matching,
-    Squared,
-    Truncated,
-)
+from unipost.links import Clipped, Importance, Linear, Matching, Weighted
+from unipost.pair_links import Logistic, Squared
 from unipost.parametric import Alpha, HockeyStick, Shaping, unit_curvature
 from unipost.signals import (
     BatchZScore,
@@ -39,6 +32,7 @@ from unipost.signals import (
     Raw,
     ZScore,
 )
+from unipost.weights import Truncate
 
 
 def value_and_grad(objective, streams, batch):
@@ -196,7 +190,7 @@ def test_gradient_by_central_differences(name):
     DFT and other detached weights are left out: their loss is not the potential.
     """
     objective = EXAMPLES[name]
-    if isinstance(objective.link, Truncated):
+    if isinstance(objective.link, Weighted):
         return
     streams, batch = streams_and_batch(name, prompts=2, tokens=3)
     _, grads = value_and_grad(objective, streams, batch)
@@ -557,11 +551,11 @@ REFUSED = {
     "lambda(x) does not cancel": lambda: Objective(
         ForwardKL(), anchor="reference", signal=Mean()
     ),
-    "link.over: self makes the weight 1": lambda: Objective(
-        link=Truncated(1.0, "self")
+    "link.over: self makes the weight constant": lambda: Objective(
+        link=Weighted(Truncate(1.0), "self")
     ),
-    "link.cap: a probability never exceeds": lambda: Objective(
-        link=Truncated(2.0, "none")
+    "link.weight.cap: a probability never exceeds": lambda: Objective(
+        link=Weighted(Truncate(2.0), "none")
     ),
     "clamp: has no effect with anchor none": lambda: Objective(clamp=20.0),
     "divergence: ForwardKL with link matching": lambda: Objective(

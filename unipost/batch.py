@@ -20,16 +20,18 @@ Array = jax.Array
 class Streams:
     """What the model being trained says of the batch; gradients flow through these.
 
-    policy   [P, G, T]     log pi(y_t | s_t), at temperature 1
-    entropy  [P, G, T]     entropy of pi(. | s_t), for an entropy bonus
-    lse      [P, G, T]     logsumexp of the logits at s_t, for the value gauges
-    vocab    [P, G, T, V]  log pi(. | s_t), for an exact penalty
+    policy     [P, G, T]     log pi(y_t | s_t), at temperature 1
+    entropy    [P, G, T]     entropy of pi(. | s_t), for an entropy bonus
+    lse        [P, G, T]     logsumexp of the logits at s_t, for the value gauges
+    vocab      [P, G, T, V]  log pi(. | s_t), for an exact penalty
+    collision  [P, G, T]     log sum_v pi(v | s_t)^2, for the weights of WPO
     """
 
     policy: Array
     entropy: Array | None = None
     lse: Array | None = None
     vocab: Array | None = None
+    collision: Array | None = None
 
 
 @part
@@ -48,6 +50,21 @@ class Batch:
     behavior   [P, G, T]  log-probs of the sampler's exact distribution
     reference  [P, G, T]  log-probs of the frozen reference
     reference_lse [P, G, T], reference_vocab [P, G, T, V]: as in `Streams`
+    text       [P, G, T]  1 where a token of prompt or response stands, for a loss that
+                          counts both (T then covers the prompt too)
+    advantage  [P, G] or [P, G, T]  advantages computed elsewhere
+    values     [P, G, T]  a critic's values, for GAE
+    baseline   [P, G]     reward of a greedy response, for ReMax
+    components [P, G, K]  several rewards per response (NaN = not given)
+    importance [P, G] or [P, G, T]  weights of the loss computed elsewhere
+
+    What the policy says at the present parameters, as constants; training computes it
+    over the logical batch before it is cut, and a call of the objective fills in
+    `current` itself:
+
+    current    [P, G, T]  log-probs
+    current_entropy [P, G, T]
+    mismatched [P, G]     sum_t log(pi/ref) of the prompt with another one's response
     """
 
     mask: Array
@@ -60,6 +77,15 @@ class Batch:
     reference: Array | None = None
     reference_lse: Array | None = None
     reference_vocab: Array | None = None
+    text: Array | None = None
+    advantage: Array | None = None
+    values: Array | None = None
+    baseline: Array | None = None
+    components: Array | None = None
+    importance: Array | None = None
+    current: Array | None = None
+    current_entropy: Array | None = None
+    mismatched: Array | None = None
 
 
 @part
@@ -71,6 +97,9 @@ class Prepared:
 
     signal   [P, G, T]  what the implicit reward must follow (1, +-1 or an advantage)
     weight   [P, G, T]  the loss is sum(weight * per-token loss)
+    row_weight [P, G]   the same for per-row losses
+    correction [P, G, T]  detached weights of the link's loss, 1 without corrections
+    offset   [P, G]     reference point of the implicit reward, 0 without one
     mean     [P, G, T]  mask / number of tokens: a mean over the batch's tokens
     row_mean [P, G]     non-empty rows / their number
     """
@@ -78,8 +107,17 @@ class Prepared:
     batch: Batch
     signal: Array
     weight: Array
+    row_weight: Array
+    correction: Array
+    offset: Array
     mean: Array
     row_mean: Array
+
+
+ROWS = ("weight", "off_policy", "baseline", "mismatched")
+TOKENS = ("steps", "old", "behavior", "reference", "reference_lse", "text", "values")
+TOKENS += ("current", "current_entropy")
+EITHER = ("rewards", "advantage", "importance")
 
 
 def check_shapes(batch: Batch) -> None:
@@ -88,54 +126,47 @@ def check_shapes(batch: Batch) -> None:
         shape = tuple(batch.mask.shape)
         raise ValueError(f"batch.mask: shape {shape}; write [prompts, group, tokens]")
     p, g, t = batch.mask.shape
-    rows = {"weight": batch.weight, "off_policy": batch.off_policy}
-    tokens = {
-        "steps": batch.steps,
-        "old": batch.old,
-        "behavior": batch.behavior,
-        "reference": batch.reference,
-        "reference_lse": batch.reference_lse,
-    }
-    if batch.rewards is not None:
-        stage = tokens if batch.rewards.ndim == 3 else rows
-        stage["rewards"] = batch.rewards
-    wanted = [(n, a, (p, g)) for n, a in rows.items()]
-    wanted += [(n, a, (p, g, t)) for n, a in tokens.items()]
-    for name, array, shape in wanted:
-        if array is not None and tuple(array.shape) != shape:
+    wanted = [(name, (p, g)) for name in ROWS] + [(name, (p, g, t)) for name in TOKENS]
+    for name in EITHER:
+        array = getattr(batch, name)
+        per_token = array is not None and array.ndim == 3
+        wanted.append((name, (p, g, t) if per_token else (p, g)))
+    wanted += [("reference_vocab", (p, g, t)), ("components", (p, g))]
+    for name, shape in wanted:
+        array = getattr(batch, name)
+        leading = () if array is None else tuple(array.shape)
+        if name in ("reference_vocab", "components"):
+            leading = leading[:-1]
+        if array is not None and leading != shape:
             raise ValueError(
                 f"batch.{name}: shape {tuple(array.shape)}; mask says {shape}"
             )
-    vocab = batch.reference_vocab
-    if vocab is not None and tuple(vocab.shape[:3]) != (p, g, t):
-        raise ValueError(
-            f"batch.reference_vocab: shape {tuple(vocab.shape)}; mask says {(p, g, t)}"
-        )
 
 
 def clean(batch: Batch) -> Batch:
     """`batch` in float32 or more, with zeros wherever the mask is 0."""
     kept = batch.mask > 0
 
-    def keep(x):
+    def keep(name):
+        x = getattr(batch, name)
         if x is None:
             return None
-        mask = kept[..., None] if x.ndim == 4 else kept
+        mask = {2: kept.any(-1), 3: kept, 4: kept[..., None]}[x.ndim]
         return jnp.where(mask, at_least_float32(x), 0.0)
 
+    def as_is(name):  # NaN has a meaning there: not scored, not given
+        x = getattr(batch, name)
+        return None if x is None else at_least_float32(x)
+
     per_row = batch.rewards is not None and batch.rewards.ndim == 2
+    masked = (*TOKENS, "weight", "advantage", "importance", "reference_vocab")
+    values = {name: keep(name) for name in masked}
+    values |= {n: as_is(n) for n in ("components", "baseline", "mismatched")}
+    text = batch.text
     return Batch(
         # the default float type: 1/count must be exact in 64-bit mode
         mask=kept.astype(jnp.result_type(float)),
-        rewards=at_least_float32(batch.rewards) if per_row else keep(batch.rewards),
-        steps=keep(batch.steps),
-        weight=None
-        if batch.weight is None
-        else jnp.where(kept.any(-1), at_least_float32(batch.weight), 0.0),
+        rewards=as_is("rewards") if per_row else keep("rewards"),
         off_policy=None if batch.off_policy is None else batch.off_policy > 0,
-        old=keep(batch.old),
-        behavior=keep(batch.behavior),
-        reference=keep(batch.reference),
-        reference_lse=keep(batch.reference_lse),
-        reference_vocab=keep(batch.reference_vocab),
+        **(values | {"text": None if text is None else (text > 0) * 1.0}),
     )

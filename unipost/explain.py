@@ -19,17 +19,9 @@ from unipost.classical import (
     TotalVariation,
 )
 from unipost.divergence import Divergence
-from unipost.links import (
-    Clipped,
-    Importance,
-    Linear,
-    Logistic,
-    Matching,
-    PairLink,
-    Squared,
-    Truncated,
-)
+from unipost.links import Clipped, Importance, Linear, Matching, Weighted
 from unipost.objective import Objective
+from unipost.pair_links import Logistic, PairLink, Squared
 from unipost.parametric import Alpha, HockeyStick, Shaping, UnitCurvature
 from unipost.parts import concrete
 from unipost.penalties import Penalty
@@ -43,6 +35,7 @@ from unipost.signals import (
     Raw,
     ZScore,
 )
+from unipost.weights import Truncate
 
 Array = jax.Array
 
@@ -184,7 +177,7 @@ def _link_line(score: Score) -> str:
         case Clipped(low=low, high=high):
             band = f"1 - {_number(low)}, 1 + {_number(high)}"
             return f"-min(A (1 + z), A clip(1 + z, {band})),  z = {z}"
-        case Truncated(cap=cap, over=over):
+        case Weighted(weight=Truncate(cap=cap), over=over):
             return f"-sg(min({_ANCHOR[over]}, {_number(cap)})) A z,  z = {z}"
         case Matching(divergence=divergence):
             return (
@@ -309,7 +302,7 @@ def _coefficient_line(score: Score) -> str:
             factors = ["A", slope]
         case Clipped():
             factors = ["A", slope + ", 0 where A (1 + z) is clipped"]
-        case Truncated(cap=cap, over=over):
+        case Weighted(weight=Truncate(cap=cap), over=over):
             factors = ["A", f"min({_ANCHOR[over]}, {_number(cap)})", slope]
         case Matching(cap=cap):
             factors = [slope, f"phi'(r), at most {_number(cap)}"]

@@ -1,4 +1,4 @@
-"""Llama checkpoints in the Hugging Face layout, in and out.
+"""Llama and Qwen2 checkpoints in the Hugging Face layout, in and out.
 
 A folder holds config.json, generation_config.json, and model.safetensors (or shards
 with model.safetensors.index.json), and may hold a tokenizer.
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.hf_config import parse_config, render_config
-from unipost.model import ModelConfig, init_params
+from unipost.model import BIASED, ModelConfig, init_params
 from unipost.tokenizer import CharTokenizer, PretrainedTokenizer
 
 # Ours <- theirs, for the tensors of one layer; matrices are transposed.
@@ -43,7 +43,7 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(folder: str | Path) -> Pretrained:
-    """Reads a Llama checkpoint; parameters become float32, whatever they are stored in.
+    """Reads a Llama or Qwen2 checkpoint; parameters become float32 if they were not.
 
     Give `tokenizer` to `load_tokenizer`. Raises ValueError, in one line with the file
     and the field or tensor, for what this model does not compute, for tensors that are
@@ -65,8 +65,9 @@ def save_pretrained(
     *,
     dtype: str = "float32",
 ) -> None:
-    """Writes a Llama checkpoint that transformers and `load_pretrained` read.
+    """Writes a checkpoint that transformers and `load_pretrained` read.
 
+    It is a Qwen2 model where `config.attention_bias` is "qkv", otherwise a Llama model.
     dtype: "float32" or "bfloat16", how weights are stored. The folder appears whole or
     not at all; an earlier checkpoint there is replaced. Raises ValueError for another
     dtype, parameters that do not fit `config`, and a folder that holds other things.
@@ -145,10 +146,15 @@ def places(config: ModelConfig) -> dict[str, tuple[tuple[str, ...], Any]]:
     }
     if not config.tie_word_embeddings:
         found["lm_head.weight"] = ("head", "kernel"), ...
+    biased = {ours: MATRICES[ours] for ours in BIASED[config.attention_bias]}
     for layer in range(config.num_hidden_layers):
-        for leaf, parts in (("kernel", MATRICES), ("scale", NORMS)):
+        for leaf, kind, parts in (
+            ("kernel", "weight", MATRICES),
+            ("bias", "bias", biased),
+            ("scale", "weight", NORMS),
+        ):
             for ours, theirs in parts.items():
-                name = f"model.layers.{layer}.{theirs}.weight"
+                name = f"model.layers.{layer}.{theirs}.{kind}"
                 found[name] = ("blocks", ours, leaf), layer
     return found
 

@@ -1,28 +1,40 @@
-"""Links: how the implicit reward z must follow the signal A.
+"""Pointwise links: how the implicit reward z must follow the signal A.
 
-A pointwise link gives a loss per token or sequence from (z, A); a pair link gives a
-loss per preference from the margin z_chosen - z_rejected. The signal is a constant.
+A pointwise link gives a loss per token or sequence from (z, A); the links on pairs are
+in `unipost.pair_links`. The signal is a constant.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unipost.divergence import Divergence
+from unipost.levels import Anchor, Level
 from unipost.parts import Scalar, concrete, in_range, part, require
+from unipost.weights import Weight
 
 Array = jax.Array
-Anchor = Literal["none", "reference", "old", "behavior", "self"]
-LogRatio = Callable[[Anchor], Array]
+
+
+class Units(NamedTuple):
+    """The units that z stands for: [P, G, T] of tokens or [P, G] of sequences.
+
+    log_ratio  (anchor, level or None for the score's own) -> log(policy/anchor) on the
+               units; a level above the token is repeated for each of a row's tokens
+    valid      1 where a unit counts
+    """
+
+    log_ratio: Callable[[Anchor, Level | None], Array]
+    valid: Array
 
 
 class Link(ABC):
-    """A pointwise link; `needs` names the anchors it reads besides the score's own."""
+    """A pointwise link."""
 
     @property
     def over(self) -> Anchor:
@@ -30,27 +42,19 @@ class Link(ABC):
         return "none"
 
     @abstractmethod
-    def loss(self, z: Array, signal: Array, log_ratio: LogRatio) -> Array:
-        """Loss per unit. `log_ratio(anchor)` is the policy's log-ratio on the unit."""
+    def loss(self, z: Array, signal: Array, units: Units) -> Array:
+        """Loss per unit."""
 
     def metrics(self, z: Array, signal: Array) -> dict[str, Array]:
         """Per-unit numbers to report, averaged over the units."""
         return {}
 
 
-class PairLink(ABC):
-    """A link on the difference of two implicit rewards: the normaliser cancels."""
-
-    @abstractmethod
-    def loss(self, margin: Array) -> Array:
-        """Loss per pair."""
-
-
 @part
 class Linear(Link):
     """-A z: policy gradient for z = log pi, SFT for A = 1, LUFFY for shaping."""
 
-    def loss(self, z, signal, log_ratio):
+    def loss(self, z, signal, units):
         return -signal * z
 
 
@@ -58,7 +62,7 @@ class Linear(Link):
 class Importance(Link):
     """-A (1 + z): with z = u - 1 the unclipped importance-sampled objective -A u."""
 
-    def loss(self, z, signal, log_ratio):
+    def loss(self, z, signal, units):
         return -signal * (1.0 + z)
 
 
@@ -68,47 +72,119 @@ class Clipped(Link):
 
     Equal to -A (1 + z) + |A| times a one-sided hockey stick, weight exactly 1. With
     z = u - 1 the band is on the importance ratio. Source: 1707.06347 Eq 7.
+
+    dual  where A < 0 the loss is at most -A dual (dual-clip PPO, 1912.09729; verl: 3)
+    cap   the unclipped u is min(u, cap) for either sign (TRL's `delta`, INTELLECT-2)
     """
 
     low: Scalar = 0.2
     high: Scalar = 0.2
+    dual: Scalar | None = None
+    cap: Scalar | None = None
 
     def __post_init__(self):
         for name in ("low", "high"):  # inf: no bound on that side
             value = getattr(self, name)
             what = "is not positive"
             in_range(f"clipped.{name}", value, 0.0, what=what, infinite=True)
+        for name in ("dual", "cap"):
+            value = getattr(self, name)
+            if value is not None:
+                in_range(f"clipped.{name}", value, 1.0, what="is not above 1")
 
     def _outside(self, z, signal):
         above = (signal > 0) & (z > self.high)
         return above | ((signal < 0) & (z < -self.low))
 
-    def loss(self, z, signal, log_ratio):
+    def loss(self, z, signal, units):
+        # where, not min: outside the band an infinite z must not reach the gradient
         edge = jnp.where(signal > 0, self.high, -self.low)
-        return -signal * (1.0 + jnp.where(self._outside(z, signal), edge, z))
+        kept = jnp.where(self._outside(z, signal), edge, z)
+        if self.cap is not None:
+            far = jnp.maximum(self.high, self.cap - 1.0)
+            kept = jnp.minimum(kept, jnp.where(signal > 0, self.cap - 1.0, far))
+        loss = -signal * (1.0 + kept)
+        if self.dual is None:
+            return loss
+        return jnp.where(signal < 0, jnp.minimum(loss, -signal * self.dual), loss)
 
     def metrics(self, z, signal):
         return {"clip_share": self._outside(z, signal).astype(z.dtype)}
 
 
 @part
-class Truncated(Link):
-    """-sg(min(u, cap)) A z, u the ratio to the anchor `over`: a detached weight.
+class Weighted(Link):
+    """-sg(w(u)) A z, u the ratio to the anchor `over` at `level`: a detached weight.
 
-    CISPO: over "old", z = log pi. DFT: over "none" (u = p), so that the loss is
-    -sg(p) log p; its gradient is that of the total-variation loss 1 - p.
+    CISPO: Truncate over old, z = log pi. DFT: Truncate(1) over "none" (u = p), so that
+    the loss is -sg(p) log p, whose gradient is that of the total variation 1 - p.
+    `level` "own" is the score's.
     """
 
-    cap: Scalar
+    weight: Weight
     over: Anchor = "old"
+    level: Level | Literal["own"] = "own"
+
+    def loss(self, z, signal, units):
+        log_u = units.log_ratio(self.over, None if self.level == "own" else self.level)
+        weight = self.weight(jax.lax.stop_gradient(log_u), signal)
+        return -jax.lax.stop_gradient(weight) * signal * z
+
+
+@part
+class SoftGate(Link):
+    """-A (4/tau) sigmoid(tau z), tau by the sign of A: SAPO. Source: 2511.20347.
+
+    With z = u - 1 the weight 4 sigma (1 - sigma) is 1 on policy and fades out of a
+    band of width 1/tau instead of ending at its edge. tau is `tau_neg` for A <= 0.
+    """
+
+    tau_pos: Scalar = 1.0
+    tau_neg: Scalar = 1.05
 
     def __post_init__(self):
-        what = "is not positive"
-        in_range("truncated.cap", self.cap, 0.0, what=what, infinite=True)
+        for name in ("tau_pos", "tau_neg"):
+            what = "is not positive and finite"
+            in_range(f"soft_gate.{name}", getattr(self, name), 0.0, what=what)
 
-    def loss(self, z, signal, log_ratio):
-        u = jnp.exp(jax.lax.stop_gradient(log_ratio(self.over)))
-        return -jnp.minimum(u, self.cap) * signal * z
+    def loss(self, z, signal, units):
+        tau = jnp.where(signal > 0, self.tau_pos, self.tau_neg)
+        return -signal * 4.0 / tau * jax.nn.sigmoid(tau * z)
+
+
+@part
+class Residual(Link):
+    """(A - z)^2 / 2: the implicit reward is regressed on the signal.
+
+    OPMD / Kimi k1.5: z = tau log(pi/old), A = r - mean. DRO, A*-PO: A = r - V.
+    `centre` "group" subtracts the group's mean residual: half the variance of r - z
+    over the group, in which any constant (log Z) cancels (AGRO; VarGrad).
+    """
+
+    centre: Literal["none", "group"] = "none"
+
+    def loss(self, z, signal, units):
+        residual = signal - z
+        if self.centre == "group":
+            residual = residual - _group_mean(residual, units.valid)
+        return 0.5 * residual**2
+
+
+@part
+class Balance(Link):
+    """K_f(log u - A + log Z), log Z = sg of the group's mean of A - log u: f-TB.
+
+    K_f(d) = int_0^d f'(e^s) ds. With z = log(pi/ref) and A = r/tau the argument is
+    log(pi/pi*), pi* = ref e^(r/tau)/Z, and on-policy the gradient is that of
+    D_f(pi || pi*). reverse_kl: d^2/2, trajectory balance. Source: 2605.15417.
+    """
+
+    divergence: Divergence
+
+    def loss(self, z, signal, units):
+        gap = z - signal
+        centre = jax.lax.stop_gradient(_group_mean(gap, units.valid))
+        return self.divergence.k2(gap - centre)
 
 
 @part
@@ -133,7 +209,7 @@ class Matching(Link):
         log_cap = jnp.log(jnp.asarray(self.cap, z.dtype))
         return -self.divergence.f_prime(log_cap)
 
-    def loss(self, z, signal, log_ratio):
+    def loss(self, z, signal, units):
         knee = self._knee(z)
         value, slope = jax.value_and_grad(lambda x: self.divergence.phi(x).sum())(knee)
         kink = self.divergence.curvature is None  # phi' jumps to 1 at the knee
@@ -147,32 +223,55 @@ class Matching(Link):
 
 
 @part
-class Logistic(PairLink):
-    """-log sigmoid(margin): Bradley-Terry (DPO, f-DPO). log 2 at margin 0."""
+class Gain(Link):
+    """|A| (1 - sigmoid(sign(A) z)): Kahneman-Tversky's value of a gain or a loss (KTO).
 
-    def loss(self, margin):
-        return jnp.logaddexp(0.0, -margin)
+    A > 0 marks a desirable response, A < 0 an undesirable one, |A| its weight. With z
+    measured from a reference point it saturates on both sides. Source: 2402.01306.
+    """
+
+    def loss(self, z, signal, units):
+        return jnp.abs(signal) * jax.nn.sigmoid(-jnp.sign(signal) * z)
 
 
 @part
-class Squared(PairLink):
-    """(margin - 1/(2 tau))^2: IPO, with margin the difference of log-ratios."""
+class RowLogistic(Link):
+    """-log sigmoid(A z) of each row against its reference point, gradient doubled.
 
-    tau: Scalar = 0.1
+    With the reference point `order_statistics` of rows, z of a chosen row is measured
+    from its partner's and the other way round, each partner a constant; the mean over
+    rows is then the mean over pairs, in value and in gradient (unpaired AOT).
+    `smoothing` as in `Logistic`.
+    """
+
+    smoothing: Scalar = 0.0
 
     def __post_init__(self):
-        in_range("squared.tau", self.tau, 0.0, what="is not positive")
+        known = concrete(self.smoothing)
+        ok = known is None or 0.0 <= known < 0.5
+        require("row_logistic.smoothing", self.smoothing, ok, "is outside [0, 1/2)")
 
-    def loss(self, margin):
-        return (margin - 1.0 / (2.0 * self.tau)) ** 2
+    def loss(self, z, signal, units):
+        e, margin = self.smoothing, signal * z
+        value = (1.0 - e) * jnp.logaddexp(0.0, -margin) + e * jnp.logaddexp(0.0, margin)
+        return 2.0 * value - jax.lax.stop_gradient(value)
 
 
-LINKS = {
+def _group_mean(values: Array, valid: Array) -> Array:
+    """Mean over the group [P, 1, ...] of the valid units."""
+    count = jnp.maximum(valid.sum(1, keepdims=True), 1.0)
+    return jnp.where(valid > 0, values, 0.0).sum(1, keepdims=True) / count
+
+
+LINKS: dict[str, Callable[..., Link]] = {
     "linear": Linear,
     "importance": Importance,
     "clipped": Clipped,
-    "truncated": Truncated,
+    "weighted": Weighted,
+    "soft_gate": SoftGate,
+    "residual": Residual,
+    "balance": Balance,
     "matching": Matching,
-    "logistic": Logistic,
-    "squared": Squared,
+    "gain": Gain,
+    "row_logistic": RowLogistic,
 }

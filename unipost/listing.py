@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from unipost.explain import phi_formula, slope_formula
-from unipost.links import LINKS, Matching, PairLink
+from unipost.links import LINKS, Matching
 from unipost.objective import Objective
 from unipost.parts import concrete
+from unipost.pair_links import PAIR_LINKS, PairLink
 from unipost.penalties import Estimator
 from unipost.presets import PRESETS
 from unipost.signals import SIGNALS
@@ -34,6 +35,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "presets": PRESETS,
     "divergences": DIVERGENCES,
     "links": LINKS,
+    "pair_links": PAIR_LINKS,
     "signals": SIGNALS,
     "aggregations": AGGREGATIONS,
     "optimizers": OPTIMIZERS,
@@ -83,7 +85,7 @@ def _snake(part: Any, registry: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, objective: Objective) -> list[str]:
-    link = _snake(objective.link, LINKS)
+    link = _snake(objective.link, {**LINKS, **PAIR_LINKS})
     if isinstance(objective.link, Matching):
         link = f"matching: -phi, phi = {phi_formula(objective.link.divergence)}"
     penalty = "-"

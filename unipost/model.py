@@ -1,4 +1,4 @@
-"""A Llama-style decoder-only transformer in Flax NNX, and its Policy.
+"""A decoder-only transformer of the Llama family in Flax NNX, and its Policy.
 
 Layers are stacked on the first axis of every block parameter and scanned. Letters in
 shapes: N rows, S tokens, D hidden, V vocabulary, C cache slots, K key-value heads,
@@ -7,7 +7,7 @@ E head dimension. A mask is True at real tokens.
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,21 @@ from unipost.policy import Array, Cache, Params, Policy, room, widen
 from unipost.policy import function_policy as function_policy
 from unipost.policy import repeat_cache as repeat_cache
 
+# Attention projections that have a bias, by ModelConfig.attention_bias.
+BIASED: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "qkv": ("query", "key", "value"),
+    "qkvo": ("query", "key", "value", "output"),
+}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of a Llama-style transformer; the defaults are a 0.2 M parameter model.
 
-    Names are those of a Hugging Face `LlamaConfig`. Raises ValueError, in one line,
-    for sizes that do not fit together.
+    Names are those of a Hugging Face `LlamaConfig`. attention_bias says which attention
+    projections have a bias: "none" (Llama), "qkv" (Qwen2), "qkvo" (Llama with
+    `attention_bias: true`). Raises ValueError, in one line, for what does not fit.
     """
 
     vocab_size: int
@@ -38,6 +46,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 512
+    attention_bias: Literal["none", "qkv", "qkvo"] = "none"
 
     def __post_init__(self) -> None:
         for name in (
@@ -71,6 +80,11 @@ class ModelConfig:
                 raise ValueError(
                     f"ModelConfig.{name} is {getattr(self, name)!r}; give a number > 0"
                 )
+        if self.attention_bias not in BIASED:
+            raise ValueError(
+                f"ModelConfig.attention_bias is {self.attention_bias!r}; give one of "
+                f"{', '.join(BIASED)}"
+            )
 
 
 def multiply(x: Array, kernel: Array) -> Array:
@@ -90,6 +104,17 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return multiply(x, self.kernel[...])
+
+
+class BiasedProjection(Projection):
+    """A matrix [in, out] and a bias [out], which starts at zero."""
+
+    def __init__(self, kernel: Array):
+        super().__init__(kernel)
+        self.bias = nnx.Param(jnp.zeros(kernel.shape[1], kernel.dtype))
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x) + self.bias[...]
 
 
 def draw_kernels(key: Array, *shapes: tuple[int, int]) -> list[Array]:
@@ -170,8 +195,14 @@ class Block(nnx.Module):
         # 2L branches add up in the residual stream; this keeps their sum of order 1.
         branch = (2 * config.num_hidden_layers) ** -0.5
         self.attention_norm = RMSNorm(hidden, config.rms_norm_eps)
-        self.query, self.key = Projection(query), Projection(key)
-        self.value, self.output = Projection(value), Projection(branch * output)
+        biased = BIASED[config.attention_bias]
+
+        def projection(name: str, kernel: Array) -> Projection:
+            return (BiasedProjection if name in biased else Projection)(kernel)
+
+        self.query, self.key = projection("query", query), projection("key", key)
+        self.value = projection("value", value)
+        self.output = projection("output", branch * output)
         self.mlp_norm = RMSNorm(hidden, config.rms_norm_eps)
         self.gate, self.up = Projection(gate), Projection(up)
         self.down = Projection(branch * down)
@@ -283,6 +314,7 @@ def init_params(config: ModelConfig, seed: int) -> dict[str, Any]:
 
     Entries are normal: variance 1/inputs in blocks, and 1/(2 layers) of that where a
     matrix writes to the residual stream; standard deviation 0.02 in embedding and head.
+    Biases are 0, scales of norms 1.
     """
     return draw_params(config, jax.random.key(seed))
 

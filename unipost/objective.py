@@ -16,19 +16,26 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from unipost.advantages import at_the_end
 from unipost.aggregation import Aggregation, TokenMean
 from unipost.batch import Batch, Prepared, Streams, check_shapes, clean
 from unipost.classical import ReverseKL
-from unipost.links import PairLink
+from unipost.corrections import Correction
+from unipost.fitting import cleaned_streams, fit
+from unipost.levels import given, log_ratio
+from unipost.links import Weighted
+from unipost.pair_links import PairLink
 from unipost.parts import Scalar, part
 from unipost.penalties import Penalty, exact_divergence
+from unipost.reference_points import ReferencePoint
 from unipost.refusals import check
-from unipost.score import Score, clamped, log_ratio, telescoped
+from unipost.score import Score, clamped, telescoped
 from unipost.signals import Ones, Signal
-from unipost.special import at_least_float32
 
 Array = jax.Array
-Gauge = Literal["zero", "lse", "lsediff"]
+Gauge = Literal["zero", "lse", "lsediff", "vocabulary"]
+# what the policy says itself, not the data
+OWN = frozenset({"policy", "lse", "vocab", "entropy", "collision"})
 
 
 @part
@@ -38,11 +45,16 @@ class Objective(Score):
     signal         what the data say: ones, preference, or an advantage
     off_policy     the score for rows flagged `batch.off_policy` (mixed groups);
                    None: such rows are treated as the others
+    reference_point  what the implicit reward is measured from, or None
+    corrections    detached weights of the link's loss
     penalty        weight * D_g(policy || reference) by a named estimator, or None
     gauge          V(s) in the implicit reward of demonstrations, beta log u + V - V':
-                   zero; lse: V = beta lse(logits); lsediff: minus the reference's
+                   zero; lse: V = beta lse(logits); lsediff: minus the reference's.
+                   "vocabulary": the correction c(s) that makes token-level implicit
+                   rewards of a preference add up to a reward
     aggregation    the denominator
     entropy_bonus  coefficient of the mean token entropy, subtracted from the loss
+    waived         names of refusals that do not hold here, for another library's number
 
     Numeric fields are pytree leaves: pass the objective as an argument of a jitted
     function and a sweep over them compiles once.
@@ -55,10 +67,13 @@ class Objective(Score):
 
     signal: Signal = Ones()
     off_policy: Score | None = None
+    reference_point: ReferencePoint | None = None
+    corrections: tuple[Correction, ...] = ()
     penalty: Penalty | None = None
     gauge: Gauge = "zero"
     aggregation: Aggregation = TokenMean()
     entropy_bonus: Scalar | None = None
+    waived: tuple[str, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,20 +85,31 @@ class Objective(Score):
         names = {"policy"} | set(self.signal.needs)
         for score in (self, self.off_policy):
             if score is not None:
-                names |= {score.anchor, getattr(score.link, "over", "none")}
+                names.add(score.anchor)
+                if isinstance(score.link, Weighted):
+                    names.add(score.link.over)
         if self.off_policy is not None:
             names.add("off_policy")
-        if self.penalty is not None:
-            names |= self.penalty.needs
-        if self.gauge != "zero":
-            names |= {"lse"} | ({"reference_lse"} if self.gauge == "lsediff" else set())
+        for thing in (self.penalty, self.reference_point, *self.corrections):
+            if thing is not None:
+                names |= thing.needs
+        names |= {
+            "zero": set[str](),
+            "lse": {"lse"},
+            "lsediff": {"lse", "reference_lse"},
+            "vocabulary": {"vocab", "reference_vocab"},
+        }[self.gauge]
         if self.entropy_bonus is not None:
             names.add("entropy")
         return frozenset(names - {"none", "self"})
 
     def __call__(self, logps: Array | Streams, batch: Batch):
-        """(loss, metrics) of a whole batch; `logps` [P, G, T] or `Streams`."""
-        return self.loss(logps, self.prepare(batch))
+        """(loss, metrics) of a whole batch; `logps` [P, G, T] or `Streams`.
+
+        `batch.current` and `batch.current_entropy` are filled in from the streams,
+        detached, where they are needed and not given.
+        """
+        return self.loss(logps, self.prepare(at_present(self, logps, batch)))
 
     @property
     def _exponential(self) -> bool:
@@ -91,8 +117,9 @@ class Objective(Score):
         if penalty is None or penalty.estimator == "exact":
             return super()._exponential
         linear = isinstance(penalty.divergence, ReverseKL)
-        sampled = not (linear and penalty.estimator in ("in_reward", "k1", "k2"))
-        return super()._exponential or sampled
+        names = {penalty.estimator, penalty.gradient}
+        plain = linear and names <= {"in_reward", "k1", "abs", "k2", "own"}
+        return super()._exponential or not plain
 
     def advantage(self, batch: Batch) -> Array:
         """The signal [P, G, T] of the batch as it was drawn, a constant.
@@ -101,7 +128,7 @@ class Objective(Score):
         batch is then cut into minibatches with optimiser steps of their own.
         """
         check_shapes(batch)
-        batch = clean(batch)
+        batch = clean(self.signal.select(batch))
         return jax.lax.stop_gradient(self.signal(self._with_reward_penalty(batch)))
 
     def prepare(self, batch: Batch, signal: Array | None = None) -> Prepared:
@@ -111,24 +138,32 @@ class Objective(Score):
         ValueError naming a missing array or a shape that does not fit.
         """
         check_shapes(batch)
-        own = {"policy", "lse", "vocab", "entropy"}
-        for name in sorted(self.needs - own):
+        for name in sorted(self.needs - OWN):
             if getattr(batch, name) is None:
                 raise ValueError(f"batch.{name}: missing; the objective needs it")
         if signal is None:
             signal = self.advantage(batch)
-        batch = clean(batch)
-        if isinstance(self.link, PairLink):
+        batch = clean(self.signal.select(batch))
+        if isinstance(self.link, PairLink) and not self.aggregation.counts_empty:
             batch = _decided_pairs(batch, signal)
         mask = batch.mask
-        weight = self.aggregation.weights(mask)
-        if batch.weight is not None:
-            weight = weight * self._row_weight(batch.weight)[..., None]
+        weight, row_weight = self._weights(batch)
+        corrected = jnp.ones_like(mask)
+        for correction in self.corrections:
+            if not correction.local:
+                value = jax.lax.stop_gradient(correction(batch, signal, None))
+                corrected = corrected * value
+        offset = jnp.zeros_like(mask[..., 0])
+        if self.reference_point is not None:
+            offset = jax.lax.stop_gradient(self.reference_point(batch, signal))
         rows = (mask.sum(-1) > 0).astype(mask.dtype)
         return Prepared(
             batch=batch,
             signal=signal,
             weight=weight,
+            row_weight=row_weight,
+            correction=corrected,
+            offset=offset,
             mean=TokenMean().weights(mask),
             row_mean=rows / jnp.maximum(rows.sum(), 1.0),
         )
@@ -138,158 +173,141 @@ class Objective(Score):
 
         Both add up over slices: the normalisers are those of the logical batch.
         """
-        streams = _cleaned(logps, prepared)
+        streams = cleaned_streams(logps, prepared)
+        prepared = self._corrected(streams, prepared)
         rows = jnp.ones(prepared.batch.mask.shape[:2], bool)
         if self.off_policy is None:
             value = _value_gauge(self, streams, prepared.batch)
-            loss, metrics = _fit(self, streams, prepared, rows, value)
+            loss, metrics = fit(self, streams.policy, prepared, rows, value)
         else:
-            off = _given(prepared.batch.off_policy, "off_policy")
-            loss, metrics = _fit(self, streams, prepared, ~off)
-            extra, numbers = _fit(self.off_policy, streams, prepared, off)
+            off = given(prepared.batch, "off_policy")
+            loss, metrics = fit(self, streams.policy, prepared, ~off)
+            extra, numbers = fit(self.off_policy, streams.policy, prepared, off)
             loss = loss + extra
             metrics |= {f"off_policy/{k}": v for k, v in numbers.items()}
         if self.penalty is not None:
             extra, numbers = self._penalise(self.penalty, streams, prepared, rows)
             loss, metrics = loss + extra, metrics | numbers
         if self.entropy_bonus is not None:
-            entropy = (prepared.mean * _given(streams.entropy, "entropy")).sum()
+            entropy = (prepared.mean * _stream(streams.entropy, "entropy")).sum()
             loss = loss - self.entropy_bonus * entropy
             metrics["entropy"] = entropy
         return loss, {"loss": loss} | metrics
 
-    def _row_weight(self, weight: Array) -> Array:
-        # the loss of a pair has one weight: the product of its rows' (as WPO)
+    def _weights(self, batch: Batch) -> tuple[Array, Array]:
+        """Weights of per-token and of per-row losses, those of the rows included."""
+        weight = self.aggregation.weights(batch.mask)
+        row_weight = self.aggregation.row_weights(batch.mask)
+        if batch.weight is None:
+            return weight, row_weight
+        own = batch.weight
         if isinstance(self.link, PairLink):
-            return jnp.broadcast_to(weight.prod(-1, keepdims=True), weight.shape)
-        return weight
+            # the loss of a pair has one weight: the product of its rows' (as WPO)
+            own = jnp.broadcast_to(own.prod(-1, keepdims=True), own.shape)
+        return weight * own[..., None], row_weight * own
+
+    def _corrected(self, streams: Streams, prepared: Prepared) -> Prepared:
+        stop, correction = jax.lax.stop_gradient, prepared.correction
+        for each in self.corrections:
+            if each.local:
+                held = stop(streams)
+                value = each(prepared.batch, prepared.signal, held)
+                correction = correction * stop(value)
+        return dataclasses.replace(prepared, correction=correction)
 
     def _with_reward_penalty(self, batch: Batch) -> Batch:
-        """r <- r - w f'(u), u = old/reference over the sequence: k1 in the reward."""
+        """r <- r - w f'(u), u = old/reference over the sequence: k1 in the reward.
+
+        For signals of token rewards u is the token's own and r the token's.
+        """
         penalty = self.penalty
         if penalty is None or penalty.estimator != "in_reward":
             return batch
-        old = _given(batch.old, "old")
         rows = jnp.ones(batch.mask.shape[:2], bool)
-        log_u = log_ratio(old, batch, "reference", "sequence", rows)
+        level = "token" if self.signal.token_rewards else "sequence"
+        log_u = log_ratio(given(batch, "old"), batch, "reference", level, rows)
         if not isinstance(penalty.divergence, ReverseKL):  # log u itself needs no bound
             log_u, _ = clamped(log_u, "reference", self.bound)
         cost = penalty.weight * penalty.divergence.f_prime(log_u)
-        return dataclasses.replace(
-            batch, rewards=_given(batch.rewards, "rewards") - cost
-        )
+        rewards = given(batch, "rewards")
+        if level == "token":
+            rewards = at_the_end(rewards, batch.mask)
+            cost = jnp.where(batch.mask > 0, cost, 0.0)
+        return dataclasses.replace(batch, rewards=rewards - cost)
 
     def _penalise(self, penalty, streams, prepared, rows):
         batch, metrics = prepared.batch, {}
         if penalty.estimator == "exact":
-            policy = _given(streams.vocab, "vocab")
-            reference = _given(batch.reference_vocab, "reference_vocab")
+            policy = _stream(streams.vocab, "vocab")
+            reference = given(batch, "reference_vocab")
             value = exact_divergence(penalty.divergence, policy, reference)
-        elif penalty.estimator == "in_reward":
-            log_u = log_ratio(streams.policy, batch, "reference", "token", rows)
-            log_u, _ = clamped(log_u, "reference", self.bound)
-            value = penalty.divergence.f_prime(log_u)
-            return 0.0, {"penalty": (prepared.mean * value).sum()}
         else:
             hits = []
 
-            def clipped(anchor):
-                log_u = log_ratio(streams.policy, batch, anchor, "token", rows)
-                log_u, hit = clamped(log_u, anchor, self.bound)
-                hits.append(0.0 if hit is None else hit)
-                return log_u
+            def log_u(anchor, level):
+                ratio = log_ratio(streams.policy, batch, anchor, level, rows)
+                ratio, hit = clamped(ratio, anchor, self.bound)
+                if hit is not None:
+                    hits.append(hit if level == "token" else hit[..., None])
+                return ratio if level == "token" else ratio[..., None]
 
+            reference = log_u("reference", "token")
+            if penalty.estimator == "in_reward":
+                value = penalty.divergence.f_prime(reference)
+                return 0.0, {"penalty": (prepared.mean * value).sum()}
             value = penalty.per_token(
-                lambda: clipped("reference"), lambda: clipped("old")
+                reference,
+                lambda: log_u("old", penalty.importance),
+                streams.policy,
+                batch.mask,
             )
-            share = (prepared.mean * jnp.maximum(*(hits * 2)[:2])).sum()
-            metrics["penalty_clamp_share"] = share
+            if hits:
+                touched = sum(hits[1:], hits[0]) > 0
+                share = (prepared.mean * touched).sum()
+                metrics["penalty_clamp_share"] = share
         cost = penalty.weight * (prepared.weight * value).sum()
         return cost, metrics | {"penalty": (prepared.mean * value).sum()}
 
 
-def _fit(
-    score: Score,
-    streams: Streams,
-    prepared: Prepared,
-    rows: Array,
-    value: Array | float = 0.0,
-):
-    """Loss and metrics of the rows [P, G] that `score` treats; `value` is V - V'."""
-    policy, batch = streams.policy, prepared.batch
-    log_u = log_ratio(policy, batch, score.anchor, score.level, rows)
-    log_u, hit = clamped(log_u, score.anchor, score.bound)
-    z = score.beta * score.divergence.f_prime(log_u) + value
-    token = score.level == "token"
-    chosen = rows[..., None] if token else rows
-    mean = jnp.where(chosen, prepared.mean if token else prepared.row_mean, 0.0)
-    metrics = {"implicit_reward": (mean * z).sum()}
-    if hit is not None:
-        metrics["clamp_share"] = (mean * hit).sum()
-    if isinstance(score.link, PairLink):
-        loss, numbers = _fit_pairs(score.link, z, prepared)
-        return loss, metrics | numbers
-    signal = prepared.signal if token else prepared.signal[..., 0]
-    weight = prepared.weight if token else prepared.weight.sum(-1)
-    losses = score.link.loss(
-        z, signal, lambda other: log_ratio(policy, batch, other, score.level, rows)
-    )
-    # -phi(r) + V - V' per token: the sum carries the + V(s_1) of the dual
-    loss = (jnp.where(chosen, weight, 0.0) * (losses + signal * value)).sum()
-    metrics["signal"] = (mean * signal).sum()
-    for name, number in score.link.metrics(z, signal).items():
-        metrics[name] = (mean * number).sum()
-    return loss, metrics
-
-
-def _fit_pairs(link: PairLink, z: Array, prepared: Prepared):
-    sign = prepared.signal[..., 0]
-    margin = (sign * z).sum(-1)
-    # a row's weight is its share of the rows, so a pair's is the sum of its two
-    weight = prepared.weight.sum((-2, -1))
-    mean = prepared.row_mean.sum(-1)
-    metrics = {
-        "margin": (mean * margin).sum(),
-        "accuracy": (mean * (margin > 0)).sum(),
-        "chosen": (mean * jnp.where(sign > 0, z, 0.0).sum(-1)).sum(),
-        "rejected": (mean * jnp.where(sign < 0, z, 0.0).sum(-1)).sum(),
-    }
-    return (weight * link.loss(margin)).sum(), metrics
+def at_present(objective, logps: Array | Streams, batch: Batch) -> Batch:
+    """`batch` with what the policy says now, as constants, where it is needed."""
+    streams = logps if isinstance(logps, Streams) else Streams(policy=logps)
+    filled = {}
+    for name, stream in (("current", "policy"), ("current_entropy", "entropy")):
+        value = getattr(streams, stream)
+        missing = name in objective.needs and getattr(batch, name) is None
+        if missing and value is not None:
+            filled[name] = jax.lax.stop_gradient(value)
+    return dataclasses.replace(batch, **filled)
 
 
 def _value_gauge(objective: Objective, streams: Streams, batch: Batch) -> Array | float:
     """V(s_t) - V(s_t+1) of the gauge; adding it back to -phi gives the + V(s_1)."""
     if objective.gauge == "zero":
         return 0.0
-    value = _given(streams.lse, "lse")
+    if objective.gauge == "vocabulary":
+        return _vocabulary_correction(objective, streams, batch)
+    value = _stream(streams.lse, "lse")
     if objective.gauge == "lsediff":
-        value = value - _given(batch.reference_lse, "reference_lse")
+        value = value - given(batch, "reference_lse")
     return telescoped(objective.beta * value, batch.mask)
 
 
-def _given(value: Array | None, name: str) -> Array:
+def _vocabulary_correction(objective, streams: Streams, batch: Batch) -> Array:
+    """-c(s_t), c(s) = beta (E_pi[f'(u)] - D_f(pi || ref)) = beta E_ref[f*(f'(u))]."""
+    policy = _stream(streams.vocab, "vocab")
+    reference = given(batch, "reference_vocab")
+    f = objective.divergence
+    log_u, _ = clamped(policy - reference, "reference", objective.bound)
+    mean = (jnp.exp(policy) * f.f_prime(log_u)).sum(-1)
+    excess = mean - exact_divergence(f, policy, reference)
+    return jnp.where(batch.mask > 0, -objective.beta * excess, 0.0)
+
+
+def _stream(value: Array | None, name: str) -> Array:
     if value is None:
         raise ValueError(f"streams.{name}: missing; the objective needs it")
     return value
-
-
-def _cleaned(logps: Array | Streams, prepared: Prepared) -> Streams:
-    """Streams in float32 or more, zero outside the mask (no NaN can leak through)."""
-    streams = logps if isinstance(logps, Streams) else Streams(policy=logps)
-    kept = prepared.batch.mask > 0
-    shape = prepared.batch.mask.shape
-    if tuple(streams.policy.shape) != shape:
-        raise ValueError(
-            f"logps: shape {tuple(streams.policy.shape)}; the batch's mask is {shape}"
-        )
-
-    def keep(x):
-        if tuple(x.shape[:3]) != shape:
-            raise ValueError(f"streams: shape {tuple(x.shape)}; the mask is {shape}")
-        mask = kept[..., None] if x.ndim == 4 else kept
-        return jnp.where(mask, at_least_float32(x), 0.0)
-
-    return jax.tree.map(keep, streams)
 
 
 def _decided_pairs(batch: Batch, signal: Array) -> Batch:

@@ -21,7 +21,7 @@ from unipost.classical import (
 )
 from unipost.divergence import Constants, Divergence
 from unipost.parts import Scalar, concrete, in_range, part
-from unipost.special import at_least_float32, expm1m
+from unipost.special import at_least_float32, expm1m, log1mexp
 
 INF = math.inf
 
@@ -191,6 +191,80 @@ class Shaping(Divergence):
         log_gamma = _log(self.gamma)
         far = jnp.logaddexp(d, log_gamma) - _log(1.0 + self.gamma)
         return jnp.where(d < 1.0, near, far)
+
+
+@part
+class LogOdds(Divergence):
+    """f' = log(u / (1 - u)), the log odds of a probability u < 1: ORPO's reward.
+
+    f = u log u + (1 - u) log(1 - u), minus the entropy of a coin. A score on bare
+    probabilities, for no anchor; uncentred, without limit at u = 1. 2403.07691.
+    """
+
+    def constants(self):
+        return Constants(INF, 0.0, -INF, INF, centred=False)
+
+    def f(self, log_u):
+        log_u = at_least_float32(log_u)
+        u = jnp.exp(log_u)
+        return u * log_u + (1.0 - u) * log1mexp(log_u)
+
+    def f_prime(self, log_u):
+        log_u = at_least_float32(log_u)
+        return log_u - log1mexp(log_u)
+
+    def f_prime_inverse(self, t):
+        return jax.nn.sigmoid(at_least_float32(t))
+
+    def conjugate(self, t):
+        return jax.nn.softplus(at_least_float32(t))
+
+
+@part
+class SkewJensenShannon(Divergence):
+    """w KL(other || m) + (1 - w) KL(policy || m), m = w other + (1 - w) policy.
+
+    f = -w log v + (1 - w) u log(u/v), v = w + (1 - w) u. w = 1/2 is the Jensen-Shannon
+    divergence, half of `jensen_shannon`; generalised JSD of GKD with beta = w, whose
+    ends 0 and 1 are forward_kl and reverse_kl. Source: 2306.13649.
+    """
+
+    w: Scalar = 0.5
+
+    def __post_init__(self):
+        what = "is outside (0, 1); write forward_kl for 0 or reverse_kl for 1"
+        in_range("skew_jensen_shannon.w", self.w, 0.0, 1.0, what=what)
+
+    def _log_v(self, log_u):
+        # log(w + (1 - w) u), without overflow
+        w = jnp.asarray(self.w, log_u.dtype)
+        return jnp.logaddexp(jnp.log(w), jnp.log1p(-w) + log_u)
+
+    def constants(self):
+        w, log = self.w, _log
+        return Constants(w * (1.0 - w), -w * log(w), -INF, -(1.0 - w) * log(1.0 - w))
+
+    def f(self, log_u):
+        log_u = at_least_float32(log_u)
+        log_v = self._log_v(log_u)
+        scaled = (1.0 - self.w) * jnp.exp(log_u) * (log_u - log_v)
+        return scaled - self.w * log_v
+
+    def f_prime(self, log_u):
+        log_u = at_least_float32(log_u)
+        return (1.0 - self.w) * (log_u - self._log_v(log_u))
+
+    def k3(self, log_u):
+        log_u = at_least_float32(log_u)
+        log_v = self._log_v(log_u)
+        return (1.0 - self.w) * (log_u - log_v) - self.w * jnp.exp(-log_u) * log_v
+
+    def f_prime_inverse(self, t):
+        def inside(t):  # e^(t/(1-w)) = u/v
+            ratio = jnp.exp(t / (1.0 - self.w))
+            return self.w * ratio / (1.0 - (1.0 - self.w) * ratio)
+
+        return below(t, self.slope_at_infinity, 0.0, inside)
 
 
 @part

@@ -19,16 +19,9 @@ from unipost.aggregation import (
 )
 from unipost.classical import PearsonChi2, ReverseKL
 from unipost.divergence import Divergence
-from unipost.links import (
-    Clipped,
-    Importance,
-    Linear,
-    Logistic,
-    Matching,
-    Squared,
-    Truncated,
-)
+from unipost.links import Clipped, Importance, Linear, Matching, Weighted
 from unipost.objective import Gauge, Objective
+from unipost.pair_links import Logistic, Squared
 from unipost.parametric import Shaping, unit_curvature
 from unipost.parts import Scalar, concrete
 from unipost.penalties import Estimator, Penalty
@@ -42,6 +35,7 @@ from unipost.signals import (
     Signal,
     ZScore,
 )
+from unipost.weights import Truncate
 
 
 def _penalty(kl: Scalar | None, estimator: Estimator = "k3") -> Penalty | None:
@@ -93,7 +87,7 @@ def dft(aggregation: Aggregation = TokenMean()) -> Objective:
     that the policy finds improbable are learned slowly or not at all.
     """
     return Objective(
-        link=Truncated(cap=1.0, over="none"), signal=Ones(), aggregation=aggregation
+        link=Weighted(Truncate(1.0), over="none"), signal=Ones(), aggregation=aggregation
     )
 
 

@@ -11,15 +11,35 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from unipost.aggregation import Constant, SequenceMean, SequenceSum
+from unipost.aggregation import Aggregation, Constant, Scaled, SequenceMean, SequenceSum
 from unipost.classical import ReverseKL
-from unipost.links import Clipped, Importance, Linear, Matching, PairLink, Truncated
+from unipost.links import (
+    Balance,
+    Clipped,
+    Gain,
+    Importance,
+    Linear,
+    Matching,
+    Residual,
+    RowLogistic,
+    SoftGate,
+    Weighted,
+)
+from unipost.pair_links import MarginLink, PairLink
+from unipost.parametric import Alpha, LogOdds
 from unipost.parts import concrete
-from unipost.signals import Advantage, Ones, Preference
+from unipost.ratios import LengthDesensitised
+from unipost.reference_points import OrderStatistics
+from unipost.signals import Advantage, Chosen, Desirability, Ones, Preference
+from unipost.weights import Truncate
 
 if TYPE_CHECKING:
     from unipost.objective import Objective
     from unipost.score import Score
+
+
+# links whose value is about 1 + z, the ratio
+RATIO_LINKS = (Clipped, Importance, SoftGate)
 
 
 def _name(part: object) -> str:
@@ -37,7 +57,7 @@ def flat_score(score: Score) -> str | None:
 
 def ratio_slope(score: Score) -> str | None:
     """The band of a clip means that 1 + z is the ratio to first order."""
-    if not isinstance(score.link, (Clipped, Importance)):
+    if not isinstance(score.link, RATIO_LINKS):
         return None
     curvature, beta = concrete(score.divergence.curvature), concrete(score.beta)
     if curvature is None or beta is None:
@@ -52,7 +72,7 @@ def ratio_slope(score: Score) -> str | None:
 
 def ratio_anchor(score: Score) -> str | None:
     """A ratio needs something to be a ratio to."""
-    if isinstance(score.link, (Clipped, Importance)) and score.anchor == "none":
+    if isinstance(score.link, RATIO_LINKS) and score.anchor == "none":
         return (
             f"anchor: none with link {_name(score.link).lower()}, which is about a "
             "ratio; write old (or self when every batch is used once)"
@@ -71,7 +91,7 @@ def uncentred_anchor(score: Score) -> str | None:
 def pointwise_normaliser(score: Score) -> str | None:
     """r = beta f'(u) + lambda(x): lambda cancels in a difference of two only."""
     if (
-        isinstance(score.link, (Linear, Truncated))
+        isinstance(score.link, (Linear, Weighted, Residual, Balance, Gain))
         and score.anchor == "reference"
         and not isinstance(score.divergence, ReverseKL)
     ):
@@ -82,19 +102,40 @@ def pointwise_normaliser(score: Score) -> str | None:
         )
 
 
-def truncated_weight(score: Score) -> str | None:
-    """A truncation that can never bind is a setting that changes nothing."""
-    if not isinstance(score.link, Truncated):
+def redundant_weight(score: Score) -> str | None:
+    """A weight that can never differ from 1, or that z applies already."""
+    link = score.link
+    if not isinstance(link, Weighted):
         return None
-    if score.link.over == "self":
-        return "link.over: self makes the weight 1; write link: linear"
-    if score.link.over == score.anchor != "none":
+    if link.over == "self":
+        return "link.over: self makes the weight constant; write link: linear"
+    if link.over == score.anchor != "none":
         return (
             f"anchor: {score.anchor} is the ratio that link.over weighs by already; "
             "write anchor: none"
         )
-    if score.link.over == "none" and (concrete(score.link.cap) or 0.0) > 1.0:
-        return "link.cap: a probability never exceeds a cap above 1; write cap: 1"
+    if link.level == score.level:
+        return f"link.level: {link.level} is the score's; write link.level: own"
+    bare = link.over == "none" and isinstance(link.weight, Truncate)
+    if bare and (concrete(link.weight.cap) or 0.0) > 1.0:
+        return "link.weight.cap: a probability never exceeds 1; write cap: 1"
+
+
+def unused_ratio(score: Score) -> str | None:
+    """A treatment of the ratio to oneself, or of half a pair."""
+    if score.ratio is None:
+        return None
+    if score.anchor == "self":
+        return f"ratio: {_name(score.ratio)} with anchor self; write anchor: old"
+    pair = isinstance(score.link, PairLink)
+    if isinstance(score.ratio, LengthDesensitised) and not pair:
+        return "ratio: LengthDesensitised without a pair; write ratio: null"
+
+
+def length_level(score: Score) -> str | None:
+    """Dividing by the length is for rewards of a whole sequence."""
+    if score.per == "length" and score.level != "sequence":
+        return f"per: length at level {score.level}; write per: one"
 
 
 def unused_clamp(score: Score) -> str | None:
@@ -112,7 +153,9 @@ SCORE_RULES: tuple[Callable[[Score], str | None], ...] = (
     ratio_anchor,
     uncentred_anchor,
     pointwise_normaliser,
-    truncated_weight,
+    redundant_weight,
+    unused_ratio,
+    length_level,
     unused_clamp,
 )
 
@@ -122,13 +165,16 @@ def pair_signal(o: Objective) -> str | None:
     pair, preference = isinstance(o.link, PairLink), isinstance(o.signal, Preference)
     if pair and not preference:
         return f"signal: {_name(o.signal)} with a pair link; write signal: preference"
-    if preference and not pair:
+    rows = isinstance(o.link, RowLogistic) or isinstance(o.signal, Chosen)
+    if preference and not pair and not rows:
         return f"link: {_name(o.link)} on preferences; write link: logistic or squared"
+    if pair and isinstance(o.signal, Chosen):
+        return "signal: Chosen leaves nothing to compare; write signal: preference"
 
 
 def pair_divergence(o: Objective) -> str | None:
     """f'(0+) = -inf is what lets the optimum keep every response."""
-    if not isinstance(o.link, PairLink):
+    if not isinstance(o.link, PairLink) or o.anchor == "none":
         return None
     slope = concrete(o.divergence.slope_at_zero)
     if slope is not None and slope > -math.inf:
@@ -139,17 +185,28 @@ def pair_divergence(o: Objective) -> str | None:
         )
 
 
+def pair_margin(o: Objective) -> str | None:
+    """The normaliser cancels in a difference only."""
+    if not isinstance(o.link, PairLink) or isinstance(o.link, MarginLink):
+        return None
+    if not isinstance(o.divergence, ReverseKL):
+        return (
+            f"divergence: {_name(o.divergence)} with link {_name(o.link)}, which sees "
+            "each reward by itself: the normaliser does not cancel; write reverse_kl"
+        )
+
+
 def pair_level(o: Objective) -> str | None:
     """Token-level implicit rewards telescope for KL only."""
-    if not isinstance(o.link, PairLink):
+    if not isinstance(o.link, PairLink) or o.anchor == "none":
         return None
     kl = isinstance(o.divergence, ReverseKL)
     if o.level == "token" and kl:
         return "level: token sums to the sequence for reverse_kl; write level: sequence"
-    if o.level == "token":
+    if o.level == "token" and o.gauge != "vocabulary":
         return (
             f"level: token with {_name(o.divergence)} needs the vocabulary correction "
-            "c(s) = beta E_ref[f*(f'(u))]; write level: sequence"
+            "c(s) = beta E_ref[f*(f'(u))]; write level: sequence, or gauge: vocabulary"
         )
     if o.level == "sequence_mean" and not kl:
         return (
@@ -158,22 +215,41 @@ def pair_level(o: Objective) -> str | None:
         )
 
 
+def pair_length(o: Objective) -> str | None:
+    """A reward divided by its length has lost the constant that must cancel."""
+    if isinstance(o.link, PairLink) and o.per == "length":
+        if not isinstance(o.divergence, ReverseKL):
+            return (
+                f"per: length with {_name(o.divergence)}: the normaliser does not "
+                "cancel between unequal lengths; write per: one"
+            )
+
+
 def pair_anchor(o: Objective) -> str | None:
     """A preference compares implicit rewards, which are relative to a reference."""
     if not isinstance(o.link, PairLink):
         return None
     if o.anchor == "self":
         return "anchor: self makes every margin 0; write anchor: reference"
-    if o.anchor == "none" and not isinstance(o.divergence, ReverseKL):
+    free = (ReverseKL, Alpha, LogOdds)
+    if o.anchor == "none" and not isinstance(o.divergence, free):
         return (
             f"anchor: none with {_name(o.divergence)}: f' of a bare probability is no "
             "implicit reward; write anchor: reference, or reverse_kl"
         )
+    if o.anchor == "none" and o.level == "token":
+        return "level: token with anchor none; write level: sequence"
+
+
+def _inner(aggregation: Aggregation) -> Aggregation:
+    scaled = isinstance(aggregation, Scaled)
+    return _inner(aggregation.aggregation) if scaled else aggregation
 
 
 def pair_aggregation(o: Objective) -> str | None:
     """The unit of a preference is the pair."""
-    if isinstance(o.link, PairLink) and not isinstance(o.aggregation, SequenceMean):
+    inner = _inner(o.aggregation)
+    if isinstance(o.link, PairLink) and not isinstance(inner, SequenceMean):
         return (
             f"aggregation: {_name(o.aggregation)} on pairs, whose mean is over pairs; "
             "write aggregation: sequence_mean"
@@ -182,7 +258,8 @@ def pair_aggregation(o: Objective) -> str | None:
 
 def sequence_aggregation(o: Objective) -> str | None:
     """A sequence-level loss is one number per row already."""
-    if o.level != "token" and isinstance(o.aggregation, (SequenceSum, Constant)):
+    inner = _inner(o.aggregation)
+    if o.level != "token" and isinstance(inner, (SequenceSum, Constant)):
         return (
             f"aggregation: {_name(o.aggregation)} would multiply a loss of level "
             f"{o.level} by its length; write sequence_mean or token_mean"
@@ -221,27 +298,40 @@ def matching_divergence(o: Objective) -> str | None:
 
 def gauge_link(o: Objective) -> str | None:
     """The value gauge is part of the implicit reward of demonstrations."""
-    if o.gauge != "zero" and not isinstance(o.link, Matching):
+    if o.gauge == "vocabulary":
+        if not isinstance(o.link, PairLink) or o.level != "token":
+            return "gauge: vocabulary is for token-level pairs; write gauge: zero"
+    elif o.gauge != "zero" and not isinstance(o.link, Matching):
         return f"gauge: {o.gauge} without link matching cancels; write gauge: zero"
 
 
 def process_level(o: Objective) -> str | None:
     """A sequence has one signal, process supervision one per step."""
+    if o.level == "token":
+        return None
     if isinstance(o.signal, Advantage) and o.signal.supervision == "process":
-        if o.level != "token":
-            return f"level: {o.level} with process supervision; write level: token"
+        return f"level: {o.level} with process supervision; write level: token"
+    if o.signal.token_rewards:
+        return f"level: {o.level} with signal {_name(o.signal)}; write level: token"
 
 
 def in_reward_signal(o: Objective) -> str | None:
     """A penalty in the reward needs a reward to be in."""
     if o.penalty is None or o.penalty.estimator != "in_reward":
         return None
-    if not isinstance(o.signal, Advantage):
+    if o.signal.token_rewards:
+        if not isinstance(o.penalty.divergence, ReverseKL):
+            return (
+                f"penalty.divergence: {_name(o.penalty.divergence)} in token rewards: "
+                "the tokens to come need f(u)/u; write gradient: to_go with k3"
+            )
+        return None
+    if "rewards" not in o.signal.needs or isinstance(o.signal, Desirability):
         return (
             f"penalty.estimator: in_reward with signal {_name(o.signal)}, which has no "
             "reward; write k2 or exact"
         )
-    if o.signal.supervision == "process":
+    if getattr(o.signal, "supervision", "outcome") == "process":
         return (
             "penalty.estimator: in_reward is one number per sequence, the rewards are "
             "per step; write k2 or importance_k3"
@@ -252,7 +342,7 @@ def mixed_groups(o: Objective) -> str | None:
     """Demonstrations join a group through its advantage."""
     if o.off_policy is None:
         return None
-    if not isinstance(o.signal, Advantage):
+    if isinstance(o.signal, (Ones, Preference, Desirability)):
         return f"off_policy: with signal {_name(o.signal)}; write signal: mean"
     for where, score in (("link", o), ("off_policy.link", o.off_policy)):
         if isinstance(score.link, (PairLink, Matching)):
@@ -268,10 +358,43 @@ def zero_entropy(o: Objective) -> str | None:
         return f"entropy_bonus: {bonus:g}; write a number, or null for none"
 
 
+def reference_unit(o: Objective) -> str | None:
+    """A reference point is one number per row."""
+    if o.reference_point is None:
+        return None
+    if o.level == "token":
+        return "level: token with a reference point; write level: sequence"
+    if not isinstance(o.divergence, ReverseKL) or o.anchor != "reference":
+        return (
+            f"reference_point: {_name(o.reference_point)} is a log-ratio to the "
+            "reference; write divergence: reverse_kl and anchor: reference"
+        )
+    margins = isinstance(o.reference_point, OrderStatistics)
+    rows = isinstance(o.link, RowLogistic)
+    if margins and (o.reference_point.of == "rows") != rows:
+        return (
+            f"reference_point.of: {o.reference_point.of} with link {_name(o.link)}; "
+            "write margins with a pair link, rows with row_logistic"
+        )
+    if isinstance(o.link, MarginLink) and not margins:
+        return f"reference_point: {_name(o.reference_point)} cancels in a margin; null"
+
+
+def gain_signal(o: Objective) -> str | None:
+    """KTO's value needs labels, and labels need it."""
+    gain, labels = isinstance(o.link, Gain), isinstance(o.signal, Desirability)
+    if gain and isinstance(o.signal, (Ones, Preference)):
+        return f"signal: {_name(o.signal)} with link gain; write signal: desirability"
+    if labels and not isinstance(o.link, (Gain, RowLogistic)):
+        return f"link: {_name(o.link)} with signal desirability; write link: gain"
+
+
 OBJECTIVE_RULES: tuple[Callable[[Objective], str | None], ...] = (
     pair_signal,
     pair_divergence,
+    pair_margin,
     pair_level,
+    pair_length,
     pair_anchor,
     pair_aggregation,
     matching_score,
@@ -281,22 +404,31 @@ OBJECTIVE_RULES: tuple[Callable[[Objective], str | None], ...] = (
     sequence_aggregation,
     in_reward_signal,
     mixed_groups,
+    reference_unit,
+    gain_signal,
     zero_entropy,
 )
 
 
-def refusals(objective: Objective) -> Iterator[str]:
-    """Every reason why `objective` has no meaning, one line each."""
+def refusals(objective: Objective) -> Iterator[tuple[str, str]]:
+    """(name of the rule, one line) for every reason that `objective` has no meaning."""
     for rule in OBJECTIVE_RULES:
         if reason := rule(objective):
-            yield reason
+            yield rule.__name__, reason
     for prefix, score in (("", objective), ("off_policy.", objective.off_policy)):
         for rule in SCORE_RULES if score is not None else ():
             if score is not None and (reason := rule(score)):
-                yield prefix + reason
+                yield rule.__name__, prefix + reason
 
 
 def check(objective: Objective) -> None:
-    """Raise ValueError with the first refusal."""
-    for reason in refusals(objective):
-        raise ValueError(f"objective.{reason}")
+    """Raise ValueError with the first refusal that is not waived."""
+    found = list(refusals(objective))
+    for name, reason in found:
+        if name not in objective.waived:
+            raise ValueError(f"objective.{reason}")
+    for name in objective.waived:
+        if name not in {rule for rule, _ in found}:
+            raise ValueError(
+                f"objective.waived: {name} refuses nothing here; leave it out"
+            )

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from unipost.batch import Batch
 from unipost.classical import ReverseKL
 from unipost.divergence import Divergence
-from unipost.links import Anchor, Linear, Link, PairLink
+from unipost.levels import Anchor, Level, at_level, token_log_ratio
+from unipost.links import Linear, Link
+from unipost.pair_links import PairLink
 from unipost.parts import Scalar, in_range, part
+from unipost.ratios import Ratio
 
 Array = jax.Array
 CLAMP = 20.0  # |log u| beyond which a ratio is not trusted (verl's bound)
-Level = Literal["token", "sequence", "sequence_mean"]
 
 
 @part
@@ -25,7 +27,9 @@ class Score:
     divergence  its f' turns the log-ratio into the implicit reward
     beta        scale of the implicit reward
     anchor      none (u = pi), reference, old, behavior, self (u = pi / sg(pi))
+    ratio       treatment of the per-token log-ratios before their level; None: as is
     level       token; sequence: u = prod_t u_t; sequence_mean: its geometric mean
+    per         z is divided by one, or by the sequence's length (after f')
     link        how z must follow the signal
     clamp       bound on |log u| against an anchor; the share of units it touches is
                 reported as `clamp_share`, and their gradient is 0. None: no bound.
@@ -36,7 +40,9 @@ class Score:
     divergence: Divergence = ReverseKL()
     beta: Scalar = 1.0
     anchor: Anchor = "none"
+    ratio: Ratio | None = None
     level: Level = "token"
+    per: Literal["one", "length"] = "one"
     link: Link | PairLink = Linear()
     clamp: Scalar | None | Literal["default"] = "default"
 
@@ -59,35 +65,12 @@ class Score:
         linear = isinstance(self.divergence, ReverseKL)
         return self.anchor not in ("none", "self") and not linear
 
-
-def log_ratio(policy: Array, batch: Batch, anchor: Anchor, level: Level, rows: Array):
-    """log(policy/anchor) on the units of `level`: [P, G, T], or [P, G] of sequences.
-
-    Zero outside the mask and outside `rows` [P, G]: what is not selected must not
-    reach an exp, or its infinite derivative would poison the gradient (0 * inf).
-    """
-    match anchor:
-        case "none":
-            delta = policy
-        case "self":
-            delta = policy - jax.lax.stop_gradient(policy)
-        case _:
-            delta = policy - _stream(batch, anchor)
-    kept = (batch.mask > 0) & rows[..., None]
-    delta = jnp.where(kept, delta, 0.0)
-    if level == "token":
-        return delta
-    total = delta.sum(-1)
-    if level == "sequence":
-        return total
-    return total / jnp.maximum(batch.mask.sum(-1), 1.0)
-
-
-def _stream(batch: Batch, name: str) -> Array:
-    value = getattr(batch, name)
-    if value is None:
-        raise ValueError(f"batch.{name}: missing; the objective needs this stream")
-    return value
+    def log_u(self, policy: Array, batch: Batch, signal: Array, rows: Array):
+        """(log u on the units of the level, 0/1 hits of the clamp or None)."""
+        log_u = token_log_ratio(policy, batch, self.anchor, rows)
+        if self.ratio is not None:
+            log_u = self.ratio(log_u, signal, batch.mask)
+        return clamped(at_level(log_u, batch.mask, self.level), self.anchor, self.bound)
 
 
 def clamped(log_u: Array, anchor: Anchor, clamp: Scalar | None):

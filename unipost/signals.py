@@ -7,26 +7,38 @@ rewards are all equal gets exactly 0.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from unipost.batch import Batch
-from unipost.parts import Scalar, concrete, part, require
+from unipost.parts import Scalar, concrete, in_range, part, require
 
 Array = jax.Array
 Supervision = Literal["outcome", "process"]
+Alone = Literal["zero", "reward"]
 
 
 class Signal(ABC):
-    """A rule batch -> signal [P, G, T]. `needs` names the arrays it reads."""
+    """A rule batch -> signal [P, G, T]. `needs` names the arrays it reads.
+
+    `token_rewards` says that rewards are per token: outcome rewards then stand on the
+    last token, and a penalty in the reward is subtracted token by token.
+    """
+
+    token_rewards: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[str]:
         """Fields of `Batch` that must be given."""
         return frozenset()
+
+    def select(self, batch: Batch) -> Batch:
+        """The part of the batch that the loss is about; all of it for most signals."""
+        return batch
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Array:
@@ -62,6 +74,61 @@ class Preference(Signal):
             sign = jnp.where(jnp.isfinite(gap), jnp.sign(gap), 0.0)
         signs = jnp.stack([sign, -sign], axis=1)[..., None]
         return jnp.broadcast_to(signs, batch.mask.shape)
+
+
+@part
+class Chosen(Preference):
+    """1 on the chosen responses of a preference; the rejected ones are left out.
+
+    `on` "text" counts the tokens of `batch.text` too, the prompt's (ORPO in TRL). Ties
+    and unscored pairs are left out.
+    """
+
+    on: Literal["response", "text"] = "response"
+
+    @property
+    def needs(self):
+        return frozenset({"text"} if self.on == "text" else ())
+
+    def select(self, batch):
+        mask = batch.mask
+        if self.on == "text":
+            if batch.text is None:
+                raise ValueError("batch.text: missing; the objective needs it")
+            mask = batch.text
+        sign = Preference.__call__(self, dataclasses.replace(batch, mask=mask))
+        return dataclasses.replace(batch, mask=jnp.where(sign > 0, mask, 0))
+
+    def __call__(self, batch):
+        return jnp.ones_like(batch.mask)
+
+
+@part
+class Desirability(Signal):
+    """+`desirable` where the reward is positive, -`undesirable` elsewhere (KTO).
+
+    An unscored row gets 0.
+    """
+
+    desirable: Scalar = 1.0
+    undesirable: Scalar = 1.0
+
+    def __post_init__(self):
+        for name in ("desirable", "undesirable"):
+            what = "is not positive and finite"
+            in_range(f"desirability.{name}", getattr(self, name), 0.0, what=what)
+
+    @property
+    def needs(self):
+        return frozenset({"rewards"})
+
+    def __call__(self, batch):
+        rewards = batch.rewards
+        if rewards is None or rewards.ndim != 2:
+            raise ValueError("batch.rewards: write labels of shape [prompts, group]")
+        value = jnp.where(rewards > 0, self.desirable, -self.undesirable)
+        value = jnp.where(jnp.isfinite(rewards), value, 0.0)
+        return jnp.broadcast_to(value[..., None], batch.mask.shape)
 
 
 class Advantage(Signal, ABC):
@@ -123,6 +190,14 @@ def _centred(x, valid, axis):
     return jnp.where(valid & (top > low), x - _mean(x, valid, axis), 0.0)
 
 
+def _or_raw(advantage, rewards, valid, alone: Alone):
+    """`advantage`, or the reward itself where the group has one scored row."""
+    if alone == "zero":
+        return advantage
+    single = valid & (valid.sum(-1, keepdims=True) == 1)
+    return jnp.where(single, rewards, advantage)
+
+
 def _std(centred, valid, axis, ddof):
     free = jnp.maximum(valid.sum(axis, keepdims=True) - ddof, 1)
     squares = jnp.where(valid, centred, 0.0) ** 2
@@ -147,19 +222,24 @@ class Raw(Advantage):
 
 @part
 class Mean(Advantage):
-    """A = r - mean over the group (Dr. GRPO, LUFFY's released recipe)."""
+    """A = r - mean over the group (Dr. GRPO, LUFFY's released recipe).
+
+    `alone` says what a group with one scored row gets: 0, or its reward (verl).
+    """
 
     supervision: Supervision = "outcome"
+    alone: Alone = "zero"
 
     def _normalise(self, rewards, valid):
-        return _centred(rewards, valid, -1)
+        return _or_raw(_centred(rewards, valid, -1), rewards, valid, self.alone)
 
 
 @part
 class LeaveOneOut(Advantage):
-    """A_i = r_i - mean_{j != i} r_j = n/(n-1) (r_i - mean): RLOO; 0 in a group of 1."""
+    """A_i = r_i - mean_{j != i} r_j = n/(n-1) (r_i - mean): RLOO. `alone` as in Mean."""
 
     supervision: Supervision = "outcome"
+    alone: Alone = "zero"
 
     def __post_init__(self):
         if self.supervision == "process":
@@ -170,26 +250,30 @@ class LeaveOneOut(Advantage):
 
     def _normalise(self, rewards, valid):
         n = valid.sum(-1, keepdims=True)
-        return _centred(rewards, valid, -1) * n / jnp.maximum(n - 1, 1)
+        advantage = _centred(rewards, valid, -1) * n / jnp.maximum(n - 1, 1)
+        return _or_raw(advantage, rewards, valid, self.alone)
 
 
 @part
 class ZScore(Advantage):
     """A = (r - mean) / (std + eps) over the group (GRPO).
 
-    ddof 1 as torch.std; eps 1e-6 is verl's, 1e-4 TRL's.
+    ddof 1 as torch.std; eps 1e-6 is verl's, 1e-4 TRL's. `alone` as in Mean: verl takes
+    mean 0 and std 1 for a single row, r / (1 + eps).
     """
 
     ddof: int = 1
     eps: Scalar = 1e-6
     supervision: Supervision = "outcome"
+    alone: Alone = "zero"
 
     def __post_init__(self):
         _check_scale("z_score", self.ddof, self.eps)
 
     def _normalise(self, rewards, valid):
         centred = _centred(rewards, valid, -1)
-        return _scaled(centred, _std(centred, valid, -1, self.ddof), self.eps)
+        scaled = _scaled(centred, _std(centred, valid, -1, self.ddof), self.eps)
+        return _or_raw(scaled, rewards / (1.0 + self.eps), valid, self.alone)
 
 
 @part
@@ -224,6 +308,8 @@ def _check_scale(where: str, ddof: int, eps: Scalar) -> None:
 SIGNALS = {
     "ones": Ones,
     "preference": Preference,
+    "chosen": Chosen,
+    "desirability": Desirability,
     "raw": Raw,
     "mean": Mean,
     "leave_one_out": LeaveOneOut,

@@ -17,6 +17,14 @@ Array = jax.Array
 LOG2 = float(np.log(2.0))
 
 
+def log1mexp(x: Array) -> Array:
+    """log(1 - e^x) for x < 0, accurate at both ends; -inf at 0."""
+    near = x > -LOG2
+    low = jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x)))
+    high = jnp.log(-jnp.expm1(jnp.where(near, x, -1.0)))
+    return jnp.where(near, high, low)
+
+
 def at_least_float32(x) -> Array:
     """`x` as a floating array of 32 bits or more (bf16 log-ratios lose the ratio)."""
     x = jnp.asarray(x)

@@ -21,10 +21,11 @@ from unipost.divergence import Divergence
 from unipost.divergences import DIVERGENCES
 from unipost.evaluation import Evaluation, Evaluator
 from unipost.hf import load_pretrained, save_pretrained
-from unipost.links import LINKS, Link, PairLink
+from unipost.links import LINKS, Link
 from unipost.model import ModelConfig, Policy, init_params, transformer_policy
 from unipost.objective import Objective
 from unipost.optimizers import OPTIMIZERS, Optimizer
+from unipost.pair_links import PAIR_LINKS, PairLink
 from unipost.presets import PRESETS
 from unipost.rewards import REWARDS, Reward
 from unipost.rollouts import SOURCES
@@ -351,7 +352,7 @@ CHOICES.update(
     {
         Divergence: DIVERGENCES,
         Link: LINKS,
-        PairLink: LINKS,
+        PairLink: PAIR_LINKS,
         Signal: SIGNALS,
         Aggregation: AGGREGATIONS,
         Objective: {**PRESETS, "custom": Objective},

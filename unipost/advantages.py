@@ -1,0 +1,162 @@
+"""Advantages that need more than a group's rewards: a critic, returns, several rewards.
+
+All are constants to autodiff and statistics over the logical batch.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from unipost.batch import Batch
+from unipost.critic import gae, whiten
+from unipost.levels import given
+from unipost.parts import Scalar, concrete, in_range, part, require
+from unipost.signals import Advantage, Mean, Signal
+
+Array = jax.Array
+
+
+@part
+class Given(Signal):
+    """`batch.advantage` [P, G] or [P, G, T] as it is: computed elsewhere."""
+
+    @property
+    def needs(self):
+        return frozenset({"advantage"})
+
+    def __call__(self, batch):
+        value = given(batch, "advantage")
+        value = value if value.ndim == 3 else value[..., None]
+        return jnp.broadcast_to(value, batch.mask.shape)
+
+
+@part
+class GAE(Signal):
+    """Generalised advantage estimation from a critic's values (PPO), then whitened.
+
+    delta_t = r_t + gamma V_next - V_t, A_t = delta_t + gamma lam A_next, over the
+    unmasked tokens; outcome rewards stand on the last token. Whitened over all tokens
+    of the logical batch: (A - mean) / sqrt(var + 1e-8), ddof 1. Source: 1506.02438.
+    """
+
+    gamma: Scalar = 1.0
+    lam: Scalar = 0.95
+    token_rewards: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _check_discount("gae.gamma", self.gamma)
+        _check_discount("gae.lam", self.lam)
+
+    @property
+    def needs(self):
+        return frozenset({"rewards", "values"})
+
+    def __call__(self, batch):
+        rewards = token_rewards(batch)
+        values = given(batch, "values")
+        advantage, _ = gae(rewards, values, batch.mask, self.gamma, self.lam)
+        return whiten(advantage, batch.mask)
+
+
+@part
+class Returns(Signal):
+    """Discounted reward to go per token, whitened over the logical batch: REINFORCE++.
+
+    R_t = r_t + gamma R_next; outcome rewards stand on the last token, and the penalty
+    in the reward is subtracted token by token, so that R_t carries the KL still to
+    come. Source: 2501.03262.
+    """
+
+    gamma: Scalar = 1.0
+    token_rewards: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _check_discount("returns.gamma", self.gamma)
+
+    @property
+    def needs(self):
+        return frozenset({"rewards"})
+
+    def __call__(self, batch):
+        rewards = token_rewards(batch)
+        # the advantage of a critic that is 0 everywhere, lambda 1
+        returns, _ = gae(rewards, jnp.zeros_like(rewards), batch.mask, self.gamma, 1.0)
+        return whiten(returns, batch.mask)
+
+
+@part
+class Exponential(Signal):
+    """min(e^(A/tau), cap) of another advantage A: advantage-weighted regression (AWR).
+
+    With the linear link the minimiser is pi* proportional to mu e^(A/tau), the cap
+    aside. Unscored rows (A = 0 by rule) keep weight 1. Source: 1910.00177.
+    """
+
+    tau: Scalar = 1.0
+    cap: Scalar = 20.0
+    advantage: Advantage = Mean()
+
+    def __post_init__(self):
+        in_range("exponential.tau", self.tau, 0.0, what="is not positive")
+        what = "is not positive"
+        in_range("exponential.cap", self.cap, 0.0, what=what, infinite=True)
+
+    @property
+    def needs(self):
+        return self.advantage.needs
+
+    def __call__(self, batch):
+        log_weight = self.advantage(batch) / self.tau
+        return jnp.exp(jnp.minimum(log_weight, jnp.log(self.cap)))
+
+
+@part
+class Shifted(Signal):
+    """Another advantage minus `by` for every scored row: A = r - (mean + by), AsymRE.
+
+    by < 0 gives the good responses more weight than the bad ones, which is what keeps
+    off-policy REINFORCE from collapsing. Source: 2506.20520.
+    """
+
+    by: Scalar
+    advantage: Advantage = Mean()
+
+    def __post_init__(self):
+        known = concrete(self.by)
+        what = "changes nothing; write the advantage alone"
+        require("shifted.by", self.by, known is None or known != 0.0, what)
+
+    @property
+    def needs(self):
+        return self.advantage.needs
+
+    def __call__(self, batch):
+        rewards = given(batch, "rewards")
+        scored = jnp.isfinite(rewards)
+        scored = scored if scored.ndim == 3 else scored[..., None]
+        return self.advantage(batch) - jnp.where(scored, self.by, 0.0)
+
+
+def token_rewards(batch: Batch) -> Array:
+    """Rewards per token [P, G, T], 0 outside the mask; NaN (unscored) counts 0."""
+    rewards = given(batch, "rewards")
+    if rewards.ndim == 2:
+        rewards = at_the_end(rewards, batch.mask)
+    return jnp.where((batch.mask > 0) & jnp.isfinite(rewards), rewards, 0.0)
+
+
+def at_the_end(rewards: Array, mask: Array) -> Array:
+    """Outcome rewards [P, G] on each row's last token; token rewards as they are."""
+    if rewards.ndim == 3:
+        return rewards
+    after = jnp.flip(jnp.cumsum(jnp.flip(mask, -1), -1), -1)
+    return jnp.where((mask > 0) & (after == 1.0), rewards[..., None], 0.0)
+
+
+def _check_discount(where: str, value: Scalar) -> None:
+    known = concrete(value)
+    inside = known is None or 0.0 <= known <= 1.0
+    require(where, value, inside, "is outside [0, 1]")

@@ -1,0 +1,167 @@
+"""Corrections: detached weights [P, G, T] of the link's loss, the penalty untouched.
+
+They answer for data that the policy did not sample just so: a sampler that computes
+other log-probs, rollouts that have gone stale, tokens or rows that are left out. The
+denominators do not see them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from unipost.batch import Batch, Streams
+from unipost.levels import Level, at_level, given, token_log_ratio
+from unipost.parts import Scalar, concrete, in_range, part, require
+from unipost.weights import Truncate, Weight
+
+Array = jax.Array
+
+
+class Correction(ABC):
+    """A rule (batch, signal) -> weights [P, G, T].
+
+    `needs` names what is read. A `local` correction reads nothing but its own rows:
+    it is computed inside the loss, from the detached streams of the policy; the others
+    over the logical batch before it is cut, without streams.
+    """
+
+    local: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of `Batch` or `Streams` that must be given."""
+        return frozenset()
+
+    @abstractmethod
+    def __call__(self, batch: Batch, signal: Array, streams: Streams | None) -> Array:
+        """The weights; what is outside the mask does not matter."""
+
+
+@part
+class SamplerCorrection(Correction):
+    """weight(u), u = old/behavior: the policy as trained over the policy as sampled.
+
+    Truncated importance sampling: `Truncate(2.0)`; masked: `Mask(3.0)`, with level
+    sequence as TRL's default. With `Truncate(inf)` and a clip on policy/old this is
+    decoupled PPO (2110.00641; AReaL 2505.24298 Eq 5).
+    """
+
+    weight: Weight = Truncate(2.0)
+    level: Level = "token"
+
+    @property
+    def needs(self):
+        return frozenset({"old", "behavior"})
+
+    def __call__(self, batch, signal, streams):
+        rows = jnp.ones(batch.mask.shape[:2], bool)
+        log_u = token_log_ratio(given(batch, "old"), batch, "behavior", rows)
+        log_u = at_level(log_u, batch.mask, self.level)
+        if self.level == "token":
+            return self.weight(log_u, signal)
+        weight = self.weight(log_u, signal[..., 0])
+        return jnp.broadcast_to(weight[..., None], batch.mask.shape)
+
+
+@part
+class GivenWeight(Correction):
+    """`batch.importance` as it is: weights that another program has computed."""
+
+    @property
+    def needs(self):
+        return frozenset({"importance"})
+
+    def __call__(self, batch, signal, streams):
+        value = given(batch, "importance")
+        value = value if value.ndim == 3 else value[..., None]
+        return jnp.broadcast_to(value, batch.mask.shape)
+
+
+@part
+class StaleMask(Correction):
+    """0 for rows with A < 0 and mean_t log(old/policy) > threshold, else 1.
+
+    `over` names the snapshot: old, or behavior (the sampler). DeepSeek-V3.2's
+    off-policy sequence mask, 2512.02556.
+    """
+
+    threshold: Scalar
+    local: ClassVar[bool] = True
+
+    def __post_init__(self):
+        what = "is not positive and finite"
+        in_range("stale_mask.threshold", self.threshold, 0.0, what=what)
+
+    @property
+    def needs(self):
+        return frozenset({"old"})
+
+    def __call__(self, batch, signal, streams):
+        rows = jnp.ones(batch.mask.shape[:2], bool)
+        drift = -token_log_ratio(streams.policy, batch, "old", rows)
+        drift = at_level(drift, batch.mask, "sequence_mean")
+        stale = (drift > self.threshold) & (signal[..., 0] < 0)
+        return jnp.broadcast_to(jnp.where(stale, 0.0, 1.0)[..., None], signal.shape)
+
+
+@part
+class TopEntropy(Correction):
+    """1 for the `share` of the logical batch's tokens with the highest entropy, else 0.
+
+    The quantile interpolates linearly (as numpy's) over the unmasked tokens of the
+    logical batch; a token at the threshold is kept. Source: 2506.01939.
+    """
+
+    share: Scalar
+
+    def __post_init__(self):
+        known = concrete(self.share)
+        inside = known is None or 0.0 < known < 1.0
+        what = "is outside (0, 1); write no correction for 1"
+        require("top_entropy.share", self.share, inside, what)
+
+    @property
+    def needs(self):
+        return frozenset({"current_entropy"})
+
+    def __call__(self, batch, signal, streams):
+        entropy = given(batch, "current_entropy")
+        kept = jnp.where(batch.mask > 0, entropy, jnp.nan)
+        threshold = jnp.nanquantile(kept, 1.0 - self.share)
+        return (entropy >= threshold).astype(entropy.dtype)
+
+
+@part
+class Confidence(Correction):
+    """exp(mean_t [log pi(y_t) - log sum_v pi(v)^2]): WPO's weight of a row.
+
+    How likely the policy is to have written this row, relative to its own expected
+    likelihood; a pair's weight is the product of its two. Source: 2406.11827.
+    """
+
+    local: ClassVar[bool] = True
+
+    @property
+    def needs(self):
+        return frozenset({"collision"})
+
+    def __call__(self, batch, signal, streams):
+        rows = jnp.ones(batch.mask.shape[:2], bool)
+        gap = token_log_ratio(
+            streams.policy - streams.collision, batch, "none", rows
+        )
+        gap = at_level(gap, batch.mask, "sequence_mean")
+        return jnp.broadcast_to(jnp.exp(gap)[..., None], signal.shape)
+
+
+CORRECTIONS = {
+    "sampler_correction": SamplerCorrection,
+    "given_weight": GivenWeight,
+    "stale_mask": StaleMask,
+    "top_entropy": TopEntropy,
+    "confidence": Confidence,
+}

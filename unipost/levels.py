@@ -1,0 +1,54 @@
+"""Log-ratios on the units of a level: tokens, sequences, or their geometric mean."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from unipost.batch import Batch
+
+Array = jax.Array
+Anchor = Literal["none", "reference", "old", "behavior", "self"]
+Level = Literal["token", "sequence", "sequence_mean"]
+
+
+def given(batch: Batch, name: str) -> Array:
+    """The array `name` of the batch. Raises ValueError where it is missing."""
+    value = getattr(batch, name)
+    if value is None:
+        raise ValueError(f"batch.{name}: missing; the objective needs it")
+    return value
+
+
+def token_log_ratio(policy: Array, batch: Batch, anchor: Anchor, rows: Array) -> Array:
+    """log(policy/anchor) per token [P, G, T].
+
+    Zero outside the mask and outside `rows` [P, G]: what is not selected must not
+    reach an exp, or its infinite derivative would poison the gradient (0 * inf).
+    """
+    match anchor:
+        case "none":
+            delta = policy
+        case "self":
+            delta = policy - jax.lax.stop_gradient(policy)
+        case _:
+            delta = policy - given(batch, anchor)
+    return jnp.where((batch.mask > 0) & rows[..., None], delta, 0.0)
+
+
+def at_level(values: Array, mask: Array, level: Level) -> Array:
+    """Per-token `values` [P, G, T] as they are, summed or averaged to [P, G]."""
+    if level == "token":
+        return values
+    total = values.sum(-1)
+    if level == "sequence":
+        return total
+    return total / jnp.maximum(mask.sum(-1), 1.0)
+
+
+def log_ratio(policy: Array, batch: Batch, anchor: Anchor, level: Level, rows: Array):
+    """log(policy/anchor) on the units of `level`: [P, G, T], or [P, G] of sequences."""
+    delta = token_log_ratio(policy, batch, anchor, rows)
+    return at_level(delta, batch.mask, level)
