@@ -11,6 +11,7 @@ from unipost.divergence import Divergence as Divergence
 from unipost.divergences import DIVERGENCES as DIVERGENCES
 from unipost.divergences import adjoint as adjoint
 from unipost.divergences import unit_curvature as unit_curvature
+from unipost.mixture import Mixture as Mixture
 from unipost.objective import Objective as Objective
 from unipost.parts import part as part
 from unipost.penalties import Penalty as Penalty

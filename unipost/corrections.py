@@ -151,9 +151,7 @@ class Confidence(Correction):
 
     def __call__(self, batch, signal, streams):
         rows = jnp.ones(batch.mask.shape[:2], bool)
-        gap = token_log_ratio(
-            streams.policy - streams.collision, batch, "none", rows
-        )
+        gap = token_log_ratio(streams.policy - streams.collision, batch, "none", rows)
         gap = at_level(gap, batch.mask, "sequence_mean")
         return jnp.broadcast_to(jnp.exp(gap)[..., None], signal.shape)
 

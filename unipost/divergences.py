@@ -20,7 +20,15 @@ from unipost.classical import (
     TotalVariation,
 )
 from unipost.divergence import Divergence
-from unipost.parametric import Alpha, HockeyStick, Shaping, adjoint, unit_curvature
+from unipost.parametric import (
+    Alpha,
+    HockeyStick,
+    LogOdds,
+    Shaping,
+    SkewJensenShannon,
+    adjoint,
+    unit_curvature,
+)
 
 DIVERGENCES: dict[str, Callable[..., Divergence]] = {
     "reverse_kl": ReverseKL,
@@ -35,6 +43,8 @@ DIVERGENCES: dict[str, Callable[..., Divergence]] = {
     "total_variation": TotalVariation,
     "hockey_stick": HockeyStick,
     "shaping": Shaping,
+    "skew_jensen_shannon": SkewJensenShannon,
+    "log_odds": LogOdds,
     "unit_curvature": unit_curvature,
     "adjoint": adjoint,
 }

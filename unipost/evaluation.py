@@ -18,8 +18,8 @@ import numpy as np
 from unipost.classical import ReverseKL
 from unipost.data import Tokens, encode_rows, read_rows
 from unipost.evaluate import pass_at_k
-from unipost.pair_links import PairLink
 from unipost.model import Params, Policy
+from unipost.pair_links import PairLink
 from unipost.penalties import exact_divergence
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rollouts import draw, texts

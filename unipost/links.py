@@ -172,19 +172,45 @@ class Residual(Link):
 
 @part
 class Balance(Link):
-    """K_f(log u - A + log Z), log Z = sg of the group's mean of A - log u: f-TB.
+    """K_f(z - A/tau + log Z), log Z = sg of the group's mean of A/tau - z: f-TB.
 
-    K_f(d) = int_0^d f'(e^s) ds. With z = log(pi/ref) and A = r/tau the argument is
-    log(pi/pi*), pi* = ref e^(r/tau)/Z, and on-policy the gradient is that of
-    D_f(pi || pi*). reverse_kl: d^2/2, trajectory balance. Source: 2605.15417.
+    K_f(d) = int_0^d f'(e^s) ds. With z = log(pi/ref) the argument is log(pi/pi*),
+    pi* = ref e^(A/tau)/Z, and on-policy the gradient is that of D_f(pi || pi*).
+    reverse_kl: d^2/2, trajectory balance. Source: 2605.15417.
     """
 
     divergence: Divergence
+    tau: Scalar = 1.0
+
+    def __post_init__(self):
+        in_range("balance.tau", self.tau, 0.0, what="is not positive and finite")
 
     def loss(self, z, signal, units):
-        gap = z - signal
+        gap = z - signal / self.tau
         centre = jax.lax.stop_gradient(_group_mean(gap, units.valid))
         return self.divergence.k2(gap - centre)
+
+
+@part
+class Contrast(Link):
+    """Over pairs of a group: -(A_i - A_j) d + tau/2 d^2, d = z_i - z_j (CoPG).
+
+    Row i gets its share 2n/(n-1) [-(A_i - mean A)(z_i - mean z) + tau/2 (z_i - mean
+    z)^2], n the size of the group, so that the mean over rows is the mean over pairs;
+    a group of one compares nothing and gets 0. Source: 2406.19185.
+    """
+
+    tau: Scalar
+
+    def __post_init__(self):
+        in_range("contrast.tau", self.tau, 0.0, what="is not positive and finite")
+
+    def loss(self, z, signal, units):
+        z = z - _group_mean(z, units.valid)
+        signal = signal - _group_mean(signal, units.valid)
+        n = units.valid.sum(1, keepdims=True)
+        share = jnp.where(n > 1, 2.0 * n / jnp.maximum(n - 1.0, 1.0), 0.0)
+        return share * (-signal * z + 0.5 * self.tau * z**2)
 
 
 @part
@@ -271,6 +297,7 @@ LINKS: dict[str, Callable[..., Link]] = {
     "soft_gate": SoftGate,
     "residual": Residual,
     "balance": Balance,
+    "contrast": Contrast,
     "matching": Matching,
     "gain": Gain,
     "row_logistic": RowLogistic,

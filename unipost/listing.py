@@ -10,8 +10,8 @@ from typing import Any, get_args
 from unipost.explain import phi_formula, slope_formula
 from unipost.links import LINKS, Matching
 from unipost.objective import Objective
-from unipost.parts import concrete
 from unipost.pair_links import PAIR_LINKS, PairLink
+from unipost.parts import concrete
 from unipost.penalties import Estimator
 from unipost.presets import PRESETS
 from unipost.signals import SIGNALS

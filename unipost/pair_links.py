@@ -43,11 +43,11 @@ def _nll(margin: Array) -> Array:
     return jnp.logaddexp(0.0, -margin)
 
 
-def _check_share(where: str, value: Scalar, low_open: bool = False) -> None:
+def _check_share(where: str, value: Scalar, least: str) -> None:
+    """Refuse a known share of flipped labels outside [0, 1/2) or (0, 1/2)."""
     known = concrete(value)
-    inside = known is None or (0.0 < known if low_open else 0.0 <= known) and known < 0.5
-    span = "(0, 1/2)" if low_open else "[0, 1/2)"
-    require(where, value, inside, f"is outside {span}")
+    inside = known is None or 0.0 <= known < 0.5 and (least == "[0" or known > 0.0)
+    require(where, value, inside, f"is outside {least}, 1/2)")
 
 
 @part
@@ -64,7 +64,7 @@ class Logistic(MarginLink):
     bound: Scalar | None = None
 
     def __post_init__(self):
-        _check_share("logistic.smoothing", self.smoothing)
+        _check_share("logistic.smoothing", self.smoothing, "[0")
         in_range("logistic.margin", self.margin, what="is not finite")
         if self.bound is not None:
             in_range("logistic.bound", self.bound, 0.0, what="is not positive")
@@ -89,7 +89,7 @@ class RobustLogistic(MarginLink):
     noise: Scalar
 
     def __post_init__(self):
-        _check_share("robust_logistic.noise", self.noise, low_open=True)
+        _check_share("robust_logistic.noise", self.noise, "(0")
 
     def of_margin(self, margin):
         e = self.noise
@@ -127,7 +127,7 @@ class Exo(MarginLink):
     smoothing: Scalar = 1e-3
 
     def __post_init__(self):
-        _check_share("exo.smoothing", self.smoothing, low_open=True)
+        _check_share("exo.smoothing", self.smoothing, "(0")
 
     def of_margin(self, margin):
         q, e = jax.nn.sigmoid(margin), self.smoothing

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from unipost.advantages import Given
 from unipost.aggregation import Aggregation, Constant, Scaled, SequenceMean, SequenceSum
 from unipost.classical import ReverseKL
 from unipost.links import (
     Balance,
     Clipped,
+    Contrast,
     Gain,
     Importance,
     Linear,
@@ -30,7 +32,7 @@ from unipost.parametric import Alpha, LogOdds
 from unipost.parts import concrete
 from unipost.ratios import LengthDesensitised
 from unipost.reference_points import OrderStatistics
-from unipost.signals import Advantage, Chosen, Desirability, Ones, Preference
+from unipost.signals import Advantage, Chosen, Desirability, Ones, Preference, Raw
 from unipost.weights import Truncate
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def uncentred_anchor(score: Score) -> str | None:
 def pointwise_normaliser(score: Score) -> str | None:
     """r = beta f'(u) + lambda(x): lambda cancels in a difference of two only."""
     if (
-        isinstance(score.link, (Linear, Weighted, Residual, Balance, Gain))
+        isinstance(score.link, (Linear, Weighted, Residual, Balance, Contrast, Gain))
         and score.anchor == "reference"
         and not isinstance(score.divergence, ReverseKL)
     ):
@@ -380,6 +382,21 @@ def reference_unit(o: Objective) -> str | None:
         return f"reference_point: {_name(o.reference_point)} cancels in a margin; null"
 
 
+def group_links(o: Objective) -> str | None:
+    """A link that centres over the group needs rewards that are not centred twice."""
+    grouped = isinstance(o.link, (Balance, Contrast))
+    grouped = grouped or (isinstance(o.link, Residual) and o.link.centre == "group")
+    if not grouped:
+        return None
+    if o.level == "token":
+        return f"level: token with link {_name(o.link)}; write level: sequence"
+    if not isinstance(o.signal, (Raw, Given)):
+        return (
+            f"signal: {_name(o.signal)} with link {_name(o.link)}, which subtracts the "
+            "group's mean itself; write signal: raw"
+        )
+
+
 def gain_signal(o: Objective) -> str | None:
     """KTO's value needs labels, and labels need it."""
     gain, labels = isinstance(o.link, Gain), isinstance(o.signal, Desirability)
@@ -405,6 +422,7 @@ OBJECTIVE_RULES: tuple[Callable[[Objective], str | None], ...] = (
     in_reward_signal,
     mixed_groups,
     reference_unit,
+    group_links,
     gain_signal,
     zero_entropy,
 )

@@ -236,7 +236,7 @@ class Mean(Advantage):
 
 @part
 class LeaveOneOut(Advantage):
-    """A_i = r_i - mean_{j != i} r_j = n/(n-1) (r_i - mean): RLOO. `alone` as in Mean."""
+    """A_i = r_i - mean_{j != i} r_j = n/(n-1) (r_i - mean): RLOO. `alone` as Mean."""
 
     supervision: Supervision = "outcome"
     alone: Alone = "zero"
