@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from unipost.batch import Batch, Streams
-from unipost.levels import Level, at_level, given, token_log_ratio
+from unipost.levels import Level, at_level, given, stream, token_log_ratio
 from unipost.parts import Scalar, concrete, in_range, part, require
 from unipost.weights import Truncate, Weight
 
@@ -102,7 +102,7 @@ class StaleMask(Correction):
 
     def __call__(self, batch, signal, streams):
         rows = jnp.ones(batch.mask.shape[:2], bool)
-        drift = -token_log_ratio(streams.policy, batch, "old", rows)
+        drift = -token_log_ratio(stream(streams, "policy"), batch, "old", rows)
         drift = at_level(drift, batch.mask, "sequence_mean")
         stale = (drift > self.threshold) & (signal[..., 0] < 0)
         return jnp.broadcast_to(jnp.where(stale, 0.0, 1.0)[..., None], signal.shape)
@@ -151,7 +151,8 @@ class Confidence(Correction):
 
     def __call__(self, batch, signal, streams):
         rows = jnp.ones(batch.mask.shape[:2], bool)
-        gap = token_log_ratio(streams.policy - streams.collision, batch, "none", rows)
+        gap = stream(streams, "policy") - stream(streams, "collision")
+        gap = token_log_ratio(gap, batch, "none", rows)
         gap = at_level(gap, batch.mask, "sequence_mean")
         return jnp.broadcast_to(jnp.exp(gap)[..., None], signal.shape)
 

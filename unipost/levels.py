@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from unipost.batch import Batch
+from unipost.batch import Batch, Streams
 
 Array = jax.Array
 Anchor = Literal["none", "reference", "old", "behavior", "self"]
@@ -19,6 +19,14 @@ def given(batch: Batch, name: str) -> Array:
     value = getattr(batch, name)
     if value is None:
         raise ValueError(f"batch.{name}: missing; the objective needs it")
+    return value
+
+
+def stream(streams: Streams | None, name: str) -> Array:
+    """The stream `name` of the policy. Raises ValueError where it is missing."""
+    value = None if streams is None else getattr(streams, name)
+    if value is None:
+        raise ValueError(f"streams.{name}: missing; the objective needs it")
     return value
 
 

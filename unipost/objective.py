@@ -22,7 +22,7 @@ from unipost.batch import Batch, Prepared, Streams, check_shapes, clean
 from unipost.classical import ReverseKL
 from unipost.corrections import Correction
 from unipost.fitting import cleaned_streams, fit
-from unipost.levels import given, log_ratio
+from unipost.levels import given, log_ratio, stream
 from unipost.links import Weighted
 from unipost.pair_links import PairLink
 from unipost.parts import Scalar, part
@@ -189,7 +189,7 @@ class Objective(Score):
             extra, numbers = self._penalise(self.penalty, streams, prepared, rows)
             loss, metrics = loss + extra, metrics | numbers
         if self.entropy_bonus is not None:
-            entropy = (prepared.mean * _stream(streams.entropy, "entropy")).sum()
+            entropy = (prepared.mean * stream(streams, "entropy")).sum()
             loss = loss - self.entropy_bonus * entropy
             metrics["entropy"] = entropy
         return loss, {"loss": loss} | metrics
@@ -238,7 +238,7 @@ class Objective(Score):
     def _penalise(self, penalty, streams, prepared, rows):
         batch, metrics = prepared.batch, {}
         if penalty.estimator == "exact":
-            policy = _stream(streams.vocab, "vocab")
+            policy = stream(streams, "vocab")
             reference = given(batch, "reference_vocab")
             value = exact_divergence(penalty.divergence, policy, reference)
         else:
@@ -273,8 +273,8 @@ def at_present(objective, logps: Array | Streams, batch: Batch) -> Batch:
     """`batch` with what the policy says now, as constants, where it is needed."""
     streams = logps if isinstance(logps, Streams) else Streams(policy=logps)
     filled = {}
-    for name, stream in (("current", "policy"), ("current_entropy", "entropy")):
-        value = getattr(streams, stream)
+    for name, source in (("current", "policy"), ("current_entropy", "entropy")):
+        value = getattr(streams, source)
         missing = name in objective.needs and getattr(batch, name) is None
         if missing and value is not None:
             filled[name] = jax.lax.stop_gradient(value)
@@ -287,7 +287,7 @@ def _value_gauge(objective: Objective, streams: Streams, batch: Batch) -> Array 
         return 0.0
     if objective.gauge == "vocabulary":
         return _vocabulary_correction(objective, streams, batch)
-    value = _stream(streams.lse, "lse")
+    value = stream(streams, "lse")
     if objective.gauge == "lsediff":
         value = value - given(batch, "reference_lse")
     return telescoped(objective.beta * value, batch.mask)
@@ -295,19 +295,13 @@ def _value_gauge(objective: Objective, streams: Streams, batch: Batch) -> Array 
 
 def _vocabulary_correction(objective, streams: Streams, batch: Batch) -> Array:
     """-c(s_t), c(s) = beta (E_pi[f'(u)] - D_f(pi || ref)) = beta E_ref[f*(f'(u))]."""
-    policy = _stream(streams.vocab, "vocab")
+    policy = stream(streams, "vocab")
     reference = given(batch, "reference_vocab")
     f = objective.divergence
     log_u, _ = clamped(policy - reference, "reference", objective.bound)
     mean = (jnp.exp(policy) * f.f_prime(log_u)).sum(-1)
     excess = mean - exact_divergence(f, policy, reference)
     return jnp.where(batch.mask > 0, -objective.beta * excess, 0.0)
-
-
-def _stream(value: Array | None, name: str) -> Array:
-    if value is None:
-        raise ValueError(f"streams.{name}: missing; the objective needs it")
-    return value
 
 
 def _decided_pairs(batch: Batch, signal: Array) -> Batch:

@@ -18,7 +18,7 @@ from unipost.batch import Batch, Prepared, Streams
 from unipost.classical import ForwardKL, ReverseKL
 from unipost.divergence import Divergence
 from unipost.fitting import cleaned_streams
-from unipost.levels import given
+from unipost.levels import given, stream
 from unipost.objective import Objective
 from unipost.parametric import SkewJensenShannon
 from unipost.parts import Scalar, concrete, in_range, part
@@ -58,8 +58,6 @@ class Vocabulary(ABC):
     def loss(self, logps: Streams, prepared: Prepared):
         """(loss, metrics) of a prepared batch or of any slice of it along P."""
         streams = cleaned_streams(logps, prepared)
-        if streams.vocab is None:
-            raise ValueError("streams.vocab: missing; the objective needs it")
         kept = prepared.batch.mask > 0
         value = jnp.where(kept, self.per_state(streams, prepared.batch), 0.0)
         loss = (prepared.weight * value).sum()
@@ -83,7 +81,7 @@ class Gem(Vocabulary):
         in_range("gem.beta", self.beta, 0.0, what="is not positive and finite")
 
     def per_state(self, streams, batch):
-        vocab = streams.vocab
+        vocab = stream(streams, "vocab")
         gap = vocab - streams.policy[..., None]
         q = jax.nn.softmax(jax.lax.stop_gradient(vocab) / self.beta, -1)
         if self.h == "log_sigmoid":
@@ -119,7 +117,7 @@ class Distillation(Vocabulary):
         return frozenset({"policy", "vocab", "reference_vocab"})
 
     def per_state(self, streams, batch):
-        policy, teacher = streams.vocab, given(batch, "reference_vocab")
+        policy, teacher = stream(streams, "vocab"), given(batch, "reference_vocab")
         tempered = [
             jax.nn.log_softmax(x / self.temperature, -1) for x in (policy, teacher)
         ]
