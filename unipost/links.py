@@ -127,8 +127,8 @@ class Weighted(Link):
 
     def loss(self, z, signal, units):
         log_u = units.log_ratio(self.over, None if self.level == "own" else self.level)
-        weight = self.weight(jax.lax.stop_gradient(log_u), signal)
-        return -jax.lax.stop_gradient(weight) * signal * z
+        weight = jax.lax.stop_gradient(self.weight(log_u, signal))
+        return -weight * signal * z
 
 
 @part
