@@ -30,44 +30,45 @@ NOTE = "<!-- written by docs/make_docs.py: edit the objects, not this page -->\n
 INTRODUCTIONS = {
     "demonstrations": (
         "Demonstrations",
-        "SFT and its relatives: signal 1 on every token of a demonstration. They differ "
-        "in the coefficient that a token gets, by its probability or by its ratio to a "
-        "reference.",
+        "SFT and its relatives: signal 1 on every token of a demonstration. They "
+        "differ in the coefficient that a token gets, by its probability or by "
+        "its ratio to a reference.",
         "Coefficient of a demonstrated token against its probability.",
     ),
     "preferences": (
         "Preferences",
-        "A chosen and a rejected response. The implicit reward of each is beta f'(u), u "
-        "the ratio to the reference of the whole response; the link compares the two. "
-        "Where it sees their difference only, the normaliser of the f-regularised "
-        "optimum cancels and any admissible divergence will do.",
-        "Coefficients of the chosen and of the rejected response against the log-ratio "
-        "of that response, the other one being at the reference. One token each, "
-        "defaults of the presets; an axis is cut at six times its middle value.",
+        "A chosen and a rejected response. The implicit reward of each is beta "
+        "f'(u), u the ratio to the reference of the whole response; the link "
+        "compares the two. Where it sees their difference only, the normaliser of "
+        "the f-regularised optimum cancels and any admissible divergence will do.",
+        "Coefficients of the chosen and of the rejected response against the log- "
+        "ratio of that response, the other one being at the reference. One token "
+        "each, defaults of the presets; an axis is cut at six times its middle "
+        "value.",
     ),
     "rewards": (
         "Rewards, on policy",
-        "Policy gradients: the signal is an advantage, the implicit reward is log pi or "
-        "the importance ratio minus 1 (the Pearson score), and the link decides what "
-        "happens as the policy moves away from the snapshot `old`.",
-        "Coefficient of a token against log(pi/old), for A = 1 and A = -1; the KL term "
-        "left out. An axis is cut at six times its middle value.",
+        "Policy gradients: the signal is an advantage, the implicit reward is log "
+        "pi or the importance ratio minus 1 (the Pearson score), and the link "
+        "decides what happens as the policy moves away from the snapshot `old`.",
+        "Coefficient of a token against log(pi/old), for A = 1 and A = -1; the KL "
+        "term left out. An axis is cut at six times its middle value.",
     ),
     "off_policy": (
         "Rewards, off policy",
-        "Data that the policy did not just sample: stale rollouts, another sampler, "
-        "demonstrations in the group. The corrections differ in what they trade: bias, "
-        "variance, or a condition on the optimum.",
-        "Coefficient of a token against the log-ratio to `old` (to the reference for "
-        "agro, copg, f_tb), A = 1 and A = -1, the group's other response on policy with "
-        "the opposite reward. The sampler stands at old/behavior = 1.5; for luffy the "
-        "response is the demonstration.",
+        "Data that the policy did not just sample: stale rollouts, another "
+        "sampler, demonstrations in the group. The corrections differ in what "
+        "they trade: bias, variance, or a condition on the optimum.",
+        "Coefficient of a token against the log-ratio to `old` (to the reference "
+        "for agro, copg, f_tb), A = 1 and A = -1, the group's other response on "
+        "policy with the opposite reward. The sampler stands at old/behavior = "
+        "1.5; for luffy the response is the demonstration.",
     ),
     "vocabulary": (
         "Whole vocabulary",
-        "Objectives on the distribution at a state, not on the sampled token. They have "
-        "no implicit reward for a link to act on, so they stand beside the one object, "
-        "with the same batch, aggregation and protocol.",
+        "Objectives on the distribution at a state, not on the sampled token. "
+        "They have no implicit reward for a link to act on, so they stand beside "
+        "the one object, with the same batch, aggregation and protocol.",
         "",
     ),
 }
@@ -112,8 +113,8 @@ def family_page(family: str) -> str:
 def divergence_page() -> str:
     """The divergences with their derivative and matching function."""
     lines = [
-        f"# Divergences\n\n{NOTE}\nD_f(policy || other), u = policy/other. `reverse_kl` "
-        "is KL(policy || other). Constants are those of the textbooks; "
+        f"# Divergences\n\n{NOTE}\nD_f(policy || other), u = policy/other. "
+        "`reverse_kl` is KL(policy || other). Constants are those of the textbooks; "
         "`unit_curvature(f)` rescales to f''(1) = 1.\n",
         "| name | f'(u) | phi(r) = -f*(-r) | f''(1) | f'(0+) | f'(inf) |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -13,6 +13,7 @@ from unipost.classical import (
     SquaredHellinger,
     TotalVariation,
 )
+from unipost.corrections import SamplerCorrection, TopEntropy
 from unipost.divergence import Divergence
 from unipost.links import Balance, Clipped, Gain, Linear, Matching, Weighted
 from unipost.objective import Objective
@@ -93,6 +94,14 @@ EXAMPLES: dict[str, Callable[[], Objective]] = {
     ),
     "gain_signal": lambda: Objective(
         anchor="reference", level="sequence", link=Gain(), aggregation=SequenceMean()
+    ),
+    "correction_unit": lambda: _pair(corrections=(TopEntropy(0.2),)),
+    "double_correction": lambda: Objective(
+        RATIO,
+        anchor="behavior",
+        link=Clipped(),
+        signal=Mean(),
+        corrections=(SamplerCorrection(),),
     ),
     "zero_entropy": lambda: Objective(entropy_bonus=0.0),
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from unipost.advantages import Given
 from unipost.aggregation import Constant, SequenceSum
 from unipost.classical import ReverseKL
+from unipost.corrections import SamplerCorrection, TopEntropy
 from unipost.links import (
     Balance,
     Contrast,
@@ -169,6 +170,33 @@ def gain_signal(o: Objective) -> str | None:
         return f"link: {kind(o.link)} with signal desirability; write link: gain"
 
 
+def correction_unit(o: Objective) -> str | None:
+    """A pair has one weight, not one per token."""
+    if not isinstance(o.link, PairLink):
+        return None
+    for each in o.corrections:
+        tokens = isinstance(each, SamplerCorrection) and each.level == "token"
+        if tokens or isinstance(each, TopEntropy):
+            return (
+                f"corrections: {kind(each)} weighs tokens, a pair has one weight; "
+                "write level: sequence, or confidence"
+            )
+
+
+def double_correction(o: Objective) -> str | None:
+    """A ratio to the sampler needs no second one."""
+    kinds = [kind(each) for each in o.corrections]
+    for name in kinds:
+        if kinds.count(name) > 1:
+            return f"corrections: {name} twice; write it once"
+    over = getattr(o.link, "over", "none")
+    if "SamplerCorrection" in kinds and "behavior" in (o.anchor, over):
+        return (
+            "corrections: SamplerCorrection with a ratio to behavior weighs by the "
+            "sampler twice; write anchor: old"
+        )
+
+
 def zero_entropy(o: Objective) -> str | None:
     """A bonus of 0 would still compute entropies."""
     bonus = concrete(o.entropy_bonus)
@@ -187,5 +215,7 @@ FIT_RULES: tuple[Callable[[Objective], str | None], ...] = (
     reference_unit,
     group_links,
     gain_signal,
+    correction_unit,
+    double_correction,
     zero_entropy,
 )
