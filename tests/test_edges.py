@@ -171,15 +171,20 @@ DATA = {
 @pytest.mark.parametrize("gives", DATA)
 @pytest.mark.parametrize("wants", DATA)
 def test_data_must_be_of_the_kind_the_objective_follows(gives, wants):
-    from unipost.train import _check_data
+    from unipost.data_needs import check_data
+    from unipost.sources import Demonstrations
 
+    class Data(Demonstrations):
+        gives = property(lambda self: gives)
+
+    data = Data("rows.jsonl", 4, 4, 4)
     arguments = {"luffy": {"max_length": 8.0}}.get(DATA[wants], {})
     objective = unipost.PRESETS[DATA[wants]](**arguments)
     if gives == wants:
-        _check_data(objective, gives)
+        check_data(objective, data)
     else:
         with pytest.raises(ValueError, match="^data: gives"):
-            _check_data(objective, gives)
+            check_data(objective, data)
 
 
 def test_an_argument_that_an_edit_replaces_is_refused():

@@ -41,8 +41,8 @@ def test_golden_packing(case):
         assert lengths == ragged(f"{case}/out/seq_lengths_")
 
 
-def test_golden_preference_collator():
-    case = "collate-pref-ml7"
+@pytest.mark.parametrize("case", ["collate-pref-ml7"])
+def test_golden_preference_collator(case):
     fields = ("prompt_ids", "chosen_ids", "rejected_ids")
     rows = [
         [ARRAYS[f"{case}/in/{field}_{i}"].tolist() for i in range(4)]

@@ -14,7 +14,14 @@ from unipost.batch import Batch
 from unipost.critic import gae, whiten
 from unipost.levels import given
 from unipost.parts import Scalar, concrete, in_range, part, require
-from unipost.signals import Advantage, Mean, Signal
+from unipost.signals import (
+    Advantage,
+    BatchZScore,
+    LeaveOneOut,
+    Mean,
+    Signal,
+    Supervision,
+)
 
 Array = jax.Array
 
@@ -138,6 +145,66 @@ class Shifted(Signal):
         scored = jnp.isfinite(rewards)
         scored = scored if scored.ndim == 3 else scored[..., None]
         return self.advantage(batch) - jnp.where(scored, self.by, 0.0)
+
+
+@part
+class Standardised(Advantage):
+    """Another advantage as a z-score over the batch: (A - mean) / (std + eps).
+
+    Over the rows that were compared: scored, in a group of two scored rows or more;
+    the others get 0. With `LeaveOneOut` it is RLOO with normalised advantages.
+    """
+
+    advantage: Advantage = LeaveOneOut()
+    ddof: int = 1
+    eps: Scalar = 1e-6
+    supervision: Supervision = "outcome"
+
+    def __post_init__(self):
+        BatchZScore(ddof=self.ddof, eps=self.eps)  # the same bounds
+        if self.advantage.supervision != self.supervision:
+            raise ValueError(
+                f"standardised.supervision: {self.supervision} of an advantage with "
+                f"{self.advantage.supervision}; write the same"
+            )
+
+    def _normalise(self, rewards, valid):
+        advantage = self.advantage._normalise(rewards, valid)
+        compared = valid & (valid.sum(-1, keepdims=True) > 1)
+        batch = BatchZScore(ddof=self.ddof, eps=self.eps)
+        return batch._normalise(jnp.where(compared, advantage, 0.0), compared)
+
+
+@part
+class OptimalValue(Signal):
+    """A = r - V*, V* = tau log mean_j exp(r_j / tau) over the reference's responses.
+
+    r_j are `batch.reference_rewards` [P, N]: V* is the value of the optimum of
+    KL-regularised RL, from samples of the reference instead of a critic. Unscored rows
+    and prompts without a scored response of the reference get 0. A*-PO, 2505.20686.
+    """
+
+    tau: Scalar = 0.5
+
+    def __post_init__(self):
+        in_range("optimal_value.tau", self.tau, 0.0, what="is not positive and finite")
+
+    @property
+    def needs(self):
+        return frozenset({"rewards", "reference_rewards"})
+
+    def __call__(self, batch):
+        rewards, samples = given(batch, "rewards"), given(batch, "reference_rewards")
+        if rewards.ndim != 2:
+            raise ValueError(
+                f"batch.rewards: shape {rewards.shape}; write [prompts, group]"
+            )
+        scored = jnp.isfinite(samples)
+        total = jax.nn.logsumexp(jnp.where(scored, samples / self.tau, -jnp.inf), -1)
+        value = self.tau * (total - jnp.log(scored.sum(-1)))
+        advantage = rewards - value[:, None]
+        advantage = jnp.where(jnp.isfinite(advantage), advantage, 0.0)
+        return jnp.broadcast_to(advantage[..., None], batch.mask.shape)
 
 
 def token_rewards(batch: Batch) -> Array:

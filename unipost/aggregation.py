@@ -17,6 +17,7 @@ from unipost.parts import Scalar, concrete, in_range, part, require
 
 Array = jax.Array
 Empty = Literal["left_out", "counted"]
+EmptyRows = Literal["left_out", "counted", "counted_as_zero"]
 
 
 class Aggregation(ABC):
@@ -36,8 +37,8 @@ class Aggregation(ABC):
         return self.weights(mask).sum(-1)
 
 
-def _rows(mask, empty: Empty):
-    if empty == "counted":
+def _rows(mask, empty: EmptyRows):
+    if empty != "left_out":
         return jnp.asarray(float(mask.shape[0] * mask.shape[1]), mask.dtype)
     return jnp.maximum((mask.sum(-1) > 0).sum(), 1).astype(mask.dtype)
 
@@ -55,11 +56,12 @@ class SequenceMean(Aggregation):
     """Mean over rows of the mean over a row's tokens (GRPO); over pairs for DPO.
 
     empty "counted": rows without a token count in the denominator, and at sequence
-    level with the value that they have at log u = 0 (TRL). eps is added to a row's
+    level with the value that they have at log u = 0 (TRL's RLOO and GMPO);
+    "counted_as_zero": in the denominator only (TRL's GRPO). eps is added to a row's
     length (verl: 1e-8).
     """
 
-    empty: Empty = "left_out"
+    empty: EmptyRows = "left_out"
     eps: Scalar = 0.0
 
     def __post_init__(self):
@@ -77,7 +79,7 @@ class SequenceMean(Aggregation):
         return mask / lengths / _rows(mask, self.empty)
 
     def row_weights(self, mask):
-        if self.empty == "left_out":
+        if self.empty != "counted":
             return self.weights(mask).sum(-1)
         return jnp.ones_like(mask[..., 0]) / _rows(mask, self.empty)
 

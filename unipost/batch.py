@@ -47,7 +47,9 @@ class Batch:
                           is the product of its two (as WPO)
     off_policy [P, G]     1 where a row of a mixed group is a demonstration
     old        [P, G, T]  log-probs of the snapshot before the inner updates
-    behavior   [P, G, T]  log-probs of the sampler's exact distribution
+    old_collision [P, G, T]  log sum_v old(v | s_t)^2, for optimal token baselines
+    behavior   [P, G, T]  log-probs of the sampler's exact distribution (NaN = not
+                          reported: corrections take the ratio there as 1)
     reference  [P, G, T]  log-probs of the frozen reference
     reference_lse [P, G, T], reference_vocab [P, G, T, V]: as in `Streams`
     text       [P, G, T]  1 where a token of prompt or response stands, for a loss that
@@ -56,6 +58,8 @@ class Batch:
     values     [P, G, T]  a critic's values, for GAE
     baseline   [P, G]     reward of a greedy response, for ReMax
     components [P, G, K]  several rewards per response (NaN = not given)
+    reference_rewards [P, N]  rewards of N responses that the reference wrote (NaN =
+                          not scored), for a value that needs no critic
     importance [P, G] or [P, G, T]  weights of the loss computed elsewhere
 
     What the policy says at the present parameters, as constants; training computes it
@@ -65,6 +69,7 @@ class Batch:
     current    [P, G, T]  log-probs
     current_entropy [P, G, T]
     mismatched [P, G]     sum_t log(pi/ref) of the prompt with another one's response
+    mismatched_reference [P, G]  sum_t log ref of the same, from which it is made
     """
 
     mask: Array
@@ -73,6 +78,7 @@ class Batch:
     weight: Array | None = None
     off_policy: Array | None = None
     old: Array | None = None
+    old_collision: Array | None = None
     behavior: Array | None = None
     reference: Array | None = None
     reference_lse: Array | None = None
@@ -82,10 +88,12 @@ class Batch:
     values: Array | None = None
     baseline: Array | None = None
     components: Array | None = None
+    reference_rewards: Array | None = None
     importance: Array | None = None
     current: Array | None = None
     current_entropy: Array | None = None
     mismatched: Array | None = None
+    mismatched_reference: Array | None = None
 
 
 @part
@@ -114,9 +122,9 @@ class Prepared:
     row_mean: Array
 
 
-ROWS = ("weight", "off_policy", "baseline", "mismatched")
+ROWS = ("weight", "off_policy", "baseline", "mismatched", "mismatched_reference")
 TOKENS = ("steps", "old", "behavior", "reference", "reference_lse", "text", "values")
-TOKENS += ("current", "current_entropy")
+TOKENS += ("current", "current_entropy", "old_collision")
 EITHER = ("rewards", "advantage", "importance")
 
 
@@ -126,16 +134,18 @@ def check_shapes(batch: Batch) -> None:
         shape = tuple(batch.mask.shape)
         raise ValueError(f"batch.mask: shape {shape}; write [prompts, group, tokens]")
     p, g, t = batch.mask.shape
-    wanted = [(name, (p, g)) for name in ROWS] + [(name, (p, g, t)) for name in TOKENS]
+    wanted: list[tuple[str, tuple[int, ...]]] = [(name, (p, g)) for name in ROWS]
+    wanted += [(name, (p, g, t)) for name in TOKENS]
     for name in EITHER:
         array = getattr(batch, name)
         per_token = array is not None and array.ndim == 3
         wanted.append((name, (p, g, t) if per_token else (p, g)))
     wanted += [("reference_vocab", (p, g, t)), ("components", (p, g))]
+    wanted.append(("reference_rewards", (p,)))
     for name, shape in wanted:
         array = getattr(batch, name)
         leading = () if array is None else tuple(array.shape)
-        if name in ("reference_vocab", "components"):
+        if name in ("reference_vocab", "components", "reference_rewards"):
             leading = leading[:-1]
         if array is not None and leading != shape:
             raise ValueError(
@@ -159,14 +169,23 @@ def clean(batch: Batch) -> Batch:
         return None if x is None else at_least_float32(x)
 
     per_row = batch.rewards is not None and batch.rewards.ndim == 2
-    masked = (*TOKENS, "weight", "advantage", "importance", "reference_vocab")
+    masked = (*TOKENS, "weight", "importance", "reference_vocab")
     values = {name: keep(name) for name in masked}
-    values |= {n: as_is(n) for n in ("components", "baseline", "mismatched")}
+    free = ("components", "baseline", "mismatched", "reference_rewards")
+    values |= {n: as_is(n) for n in free}
+    advantage = as_is("advantage")
+    if advantage is not None and advantage.ndim == 2:
+        # of an empty row it still counts where an aggregation counts empty rows
+        known = kept.any(-1) | jnp.isfinite(advantage)
+        advantage = jnp.where(known, advantage, 0.0)
+    elif advantage is not None:
+        advantage = keep("advantage")
     text = batch.text
     return Batch(
         # the default float type: 1/count must be exact in 64-bit mode
         mask=kept.astype(jnp.result_type(float)),
         rewards=as_is("rewards") if per_row else keep("rewards"),
         off_policy=None if batch.off_policy is None else batch.off_policy > 0,
+        advantage=advantage,
         **(values | {"text": None if text is None else (text > 0) * 1.0}),
     )

@@ -202,13 +202,13 @@ def _explain(options: argparse.Namespace) -> None:
         print("\n\n".join(f"{n}\n{explain(o)}".lstrip() for n, o in objectives))
         return
     from unipost.config import build
-    from unipost.objective import Objective
-    from unipost.train import PRESETS
+    from unipost.objectives import AnyObjective
+    from unipost.presets import PRESETS
     from unipost.tree import COMMAND_LINE, merge_layers, parse_override
 
     overrides = [(COMMAND_LINE, parse_override(o)) for o in options.overrides]
     node = merge_layers([("", {"name": options.what}), *overrides])
-    objective = build(Objective, node, file=COMMAND_LINE)
+    objective = build(AnyObjective, node, file=COMMAND_LINE)
     doc = PRESETS[options.what].__doc__ if options.what in PRESETS else None
     if doc:
         print(doc.splitlines()[0] + "\n")
@@ -218,7 +218,7 @@ def _explain(options: argparse.Namespace) -> None:
 def _objectives(file: Path, overrides: Sequence[str]):
     """(arm name, objective) of every arm of a study, or ("", objective)."""
     from unipost.config import build
-    from unipost.objective import Objective
+    from unipost.objectives import AnyObjective
     from unipost.study import is_study, load_study
     from unipost.tree import load_tree
 
@@ -228,7 +228,7 @@ def _objectives(file: Path, overrides: Sequence[str]):
         return [(name, arm.objective) for name, arm in arms.items()]
     if "objective" not in tree:
         raise ValueError(f"{file}: objective: missing; write a preset")
-    return [("", build(Objective, tree["objective"], "objective", str(file)))]
+    return [("", build(AnyObjective, tree["objective"], "objective", str(file)))]
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -2,18 +2,21 @@
 
 A node is built by the type it is for: a dataclass takes a mapping of its fields; a
 type in CHOICES takes a name, or a mapping of `name` and arguments. A name is a key of
-the registry, or the dotted path `module:attribute` of a part of your own.
+the registry, or the dotted path `module:attribute` of a part of your own; `trl.dpo` is
+short for `unipost.trl:dpo`.
 
     objective: {name: grpo, kl: 0.1, link: {low: 0.3}, divergence: mine:MyDivergence}
 
 A preset is a function. Arguments that it does not take but that are fields of what it
-returns are set on the result; a mapping without `name` edits the part that is there.
+returns are set on the result; a mapping without `name` edits the part that is there,
+and a mapping of positions the items of a list: {"0": {cap: 3}}.
 """
 
 import collections.abc
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import inspect
 import math
 import operator
@@ -142,7 +145,7 @@ def _build(kind: Any, node: Any, where: str, default: Any = MISSING) -> Any:
     if kind in hints.PLAIN:
         return hints.plain(kind, node, where)
     if origin in (tuple, list):
-        return origin(_items(kind, node, where))
+        return origin(_items(kind, node, where, default))
     if hints.is_mapping(kind):
         if not isinstance(node, dict):
             fail(where, f"expected a mapping, got {show(node)}")
@@ -159,7 +162,9 @@ def _literal(options: tuple, node: Any, where: str) -> Any:
     fail(where, unknown(node, names, f"one of {', '.join(names)}"))
 
 
-def _items(kind: Any, node: Any, where: str) -> list[Any]:
+def _items(kind: Any, node: Any, where: str, default: Any) -> list[Any]:
+    if isinstance(node, dict) and node and isinstance(default, list | tuple):
+        return _edited_items(kind, node, where, list(default))
     if not isinstance(node, list | tuple):
         fail(where, f"expected a list, got {show(node)}")
     kinds = hints.item_kinds(kind, len(node))
@@ -167,6 +172,19 @@ def _items(kind: Any, node: Any, where: str) -> list[Any]:
         fail(where, f"expected a list of {len(kinds)}, got {len(node)}")
     pairs = enumerate(zip(kinds, node, strict=True))
     return [_build(kind, item, at(where, i)) for i, (kind, item) in pairs]
+
+
+def _edited_items(kind: Any, node: dict, where: str, items: list[Any]) -> list[Any]:
+    """The items of a default with some built anew, each by its position from 0."""
+    kinds = hints.item_kinds(kind, len(items))
+    for key, edit in node.items():
+        if not key.isdecimal():
+            fail(where, "expected a list, got a mapping")
+        place = int(key)
+        if place >= len(items):
+            fail(at(where, key), "no such item; write the whole list")
+        items[place] = _build(kinds[place], edit, at(where, key), items[place])
+    return items
 
 
 def _union(members: tuple, node: Any, where: str, default: Any) -> Any:
@@ -208,6 +226,9 @@ def _part(base: Any, choices: Registry, node: Any, where: str, default: Any) -> 
             return _edit(default, _label(type(default)), node, where)
         if concrete:
             return _call(base, _label(base), node, where, base)
+        for key in node:
+            if key in choices:
+                fail(where, f"write {{name: {key}, ...}}, not {{{key}: ...}}")
         fail(where, f"needs a 'name' ({listed})")
     arguments = dict(node) if isinstance(node, dict) else {"name": node}
     name = arguments.pop("name")
@@ -227,22 +248,26 @@ def _named(base: Any, name: str, target: Any, arguments: dict, where: str) -> An
     else:
         fits = callable(target) or isinstance(target, wanted)
     if not fits:
-        fail(where, f"'{name}' is not a {_label(wanted)}")
+        fail(where, f"'{name}' is not a {_type(wanted)}")
     if dataclasses.is_dataclass(type(target)) and isinstance(target, wanted):
         return _edit(target, name, arguments, where)
     part = _call(target, name, arguments, where, base)
     if not isinstance(part, wanted):
         made = type(part).__name__
-        fail(where, f"'{name}' makes a {made}, not a {_label(wanted)}")
+        fail(where, f"'{name}' makes a {made}, not a {_type(wanted)}")
     return part
 
 
 def _find(name: str, choices: Registry, where: str) -> Any:
     if name in choices:
         return choices[name]
-    if ":" not in name:
+    package, dot, member = name.partition(".")
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+    elif dot and importlib.util.find_spec(f"unipost.{package}") is not None:
+        module, attribute = f"unipost.{package}", member
+    else:
         fail(where, unknown(name, choices, _listed(choices)))
-    module, _, attribute = name.partition(":")
     # The folder the user works in is importable however Python was started.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
@@ -340,8 +365,13 @@ def _label(kind: Any) -> str:
         for name, choice in registry.items():
             if choice is kind:
                 return name
+    return getattr(kind, "__name__", str(kind))
+
+
+def _type(kind: Any) -> str:
+    """The name of a class, as messages say what something should be."""
     if hints.is_union(kind):
-        return " | ".join(map(_label, get_args(kind)))
+        return " | ".join(map(_type, get_args(kind)))
     return getattr(kind, "__name__", str(kind))
 
 

@@ -7,15 +7,16 @@ denominators do not see them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from unipost.batch import Batch, Streams
 from unipost.levels import Level, at_level, given, stream, token_log_ratio
-from unipost.parts import Scalar, concrete, in_range, part, require
+from unipost.parts import Scalar, concrete, part, require
 from unipost.weights import Truncate, Weight
 
 Array = jax.Array
@@ -47,7 +48,8 @@ class SamplerCorrection(Correction):
 
     Truncated importance sampling: `Truncate(2.0)`; masked: `Mask(3.0)`, with level
     sequence as TRL's default. With `Truncate(inf)` and a clip on policy/old this is
-    decoupled PPO (2110.00641; AReaL 2505.24298 Eq 5).
+    decoupled PPO (2110.00641; AReaL 2505.24298 Eq 5). A token whose log-prob the
+    sampler did not report (NaN) has ratio 1.
     """
 
     weight: Weight = Truncate(2.0)
@@ -58,8 +60,7 @@ class SamplerCorrection(Correction):
         return frozenset({"old", "behavior"})
 
     def __call__(self, batch, signal, streams):
-        rows = jnp.ones(batch.mask.shape[:2], bool)
-        log_u = token_log_ratio(given(batch, "old"), batch, "behavior", rows)
+        log_u = _reported(given(batch, "old"), batch, "behavior")
         log_u = at_level(log_u, batch.mask, self.level)
         if self.level == "token":
             return self.weight(log_u, signal)
@@ -83,29 +84,31 @@ class GivenWeight(Correction):
 
 @part
 class StaleMask(Correction):
-    """0 for rows with A < 0 and mean_t log(old/policy) > threshold, else 1.
+    """0 where A < 0 and the row's mean_t log(over/policy) > threshold, else 1.
 
-    `over` names the snapshot: old, or behavior (the sampler). DeepSeek-V3.2's
-    off-policy sequence mask, 2512.02556.
+    `over` names the snapshot: old, or behavior (the sampler), whose unreported tokens
+    (NaN) count as log-ratio 0. DeepSeek-V3.2's off-policy sequence mask, 2512.02556.
     """
 
     threshold: Scalar
+    over: Literal["old", "behavior"] = "old"
     local: ClassVar[bool] = True
 
     def __post_init__(self):
-        what = "is not positive and finite"
-        in_range("stale_mask.threshold", self.threshold, 0.0, what=what)
+        known = concrete(self.threshold)
+        ok = known is None or 0.0 <= known < math.inf
+        what = "is negative or not finite"
+        require("stale_mask.threshold", self.threshold, ok, what)
 
     @property
     def needs(self):
-        return frozenset({"old"})
+        return frozenset({self.over})
 
     def __call__(self, batch, signal, streams):
-        rows = jnp.ones(batch.mask.shape[:2], bool)
-        drift = -token_log_ratio(stream(streams, "policy"), batch, "old", rows)
+        drift = -_reported(stream(streams, "policy"), batch, self.over)
         drift = at_level(drift, batch.mask, "sequence_mean")
-        stale = (drift > self.threshold) & (signal[..., 0] < 0)
-        return jnp.broadcast_to(jnp.where(stale, 0.0, 1.0)[..., None], signal.shape)
+        stale = (drift > self.threshold)[..., None] & (signal < 0)
+        return jnp.where(stale, 0.0, 1.0)
 
 
 @part
@@ -155,6 +158,13 @@ class Confidence(Correction):
         gap = token_log_ratio(gap, batch, "none", rows)
         gap = at_level(gap, batch.mask, "sequence_mean")
         return jnp.broadcast_to(jnp.exp(gap)[..., None], signal.shape)
+
+
+def _reported(policy: Array, batch: Batch, anchor: Literal["old", "behavior"]) -> Array:
+    """log(policy/anchor) per token, 0 where the anchor is NaN: not reported."""
+    rows = jnp.ones(batch.mask.shape[:2], bool)
+    log_u = token_log_ratio(policy, batch, anchor, rows)
+    return jnp.where(jnp.isnan(given(batch, anchor)), 0.0, log_u)
 
 
 CORRECTIONS = {

@@ -15,6 +15,7 @@ from unipost.formats import DataError as DataError
 from unipost.formats import data_hash as data_hash
 from unipost.formats import summary
 from unipost.rows import Demonstration as Demonstration
+from unipost.rows import Labelled as Labelled
 from unipost.rows import Preference as Preference
 from unipost.rows import Question as Question
 from unipost.rows import Row as Row
@@ -44,7 +45,7 @@ def encode_rows(
     response_length: int,
     too_long: Literal["raise", "drop", "truncate"] = "raise",
 ) -> Tokens:
-    """Tokenise rows: a Demonstration is one line, a Preference two (chosen, rejected).
+    """Tokenise rows: a response is one line, a Preference two (chosen, rejected).
 
     A Question is one line with an empty response. The end token is part of a response.
     Rows that do not fit raise DataError, are dropped with a warning (a Preference as a
@@ -83,7 +84,9 @@ def encode_rows(
 def _responses(row: Row) -> tuple[str | None, ...]:
     if isinstance(row, Preference):
         return row.chosen, row.rejected
-    return (row.response,) if isinstance(row, Demonstration) else (None,)
+    if isinstance(row, Demonstration | Labelled):
+        return (row.response,)
+    return (None,)
 
 
 def _encode(tokenizer: Tokenizer, text: str, place: str) -> list[int]:

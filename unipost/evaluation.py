@@ -19,7 +19,7 @@ from unipost.classical import ReverseKL
 from unipost.data import Tokens, encode_rows, read_rows
 from unipost.evaluate import pass_at_k
 from unipost.model import Params, Policy
-from unipost.pair_links import PairLink
+from unipost.objectives import AnyObjective, margin_score
 from unipost.penalties import exact_divergence
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rollouts import draw, texts
@@ -297,7 +297,8 @@ def distance(
     entropy     mean token entropy of the policy on its own responses, nats
     margin      mean implicit reward of the demonstration minus that of a wrong sample
                 of the reference, beta f'(u_w) - beta f'(u_l), where there is one;
-                beta and f are the objective's for a pair link, else 1 and reverse KL
+                beta and f are the objective's for a pair link on the reference, else
+                1 and reverse KL
     """
     part = _first(opened, items)
     tokens, mask = decoder.responses(params, part, 1.0, 1)
@@ -313,7 +314,7 @@ def distance(
     }
     if base.wrong.any():
         rule = Score()
-        if score is not None and isinstance(score.link, PairLink):
+        if score is not None:
             rule = Score(score.divergence, score.beta, "reference", clamp=score.bound)
         margins = _margins(
             decoder.policy, rule, params, reference, base.chosen, base.rows
@@ -339,8 +340,8 @@ class Evaluator:
         self.reference = reference
         self._anchor: Any = None
 
-    def __call__(self, params: Params, score: Score | None = None) -> Report:
-        """Every task and distance for `params`; `score` gives the margin's f'."""
+    def __call__(self, params: Params, objective: AnyObjective | None = None) -> Report:
+        """Every task and distance for `params`; `objective` gives the margin's f'."""
         graded = {n: self.decoder.grade(params, t) for n, t in self.tasks.items()}
         name, items = self.evaluation.distance, self.evaluation.distance_items
         if name is None:
@@ -349,6 +350,12 @@ class Evaluator:
         if self._anchor is None:
             self._anchor = anchor(self.decoder, self.reference, opened, items)
         measured = distance(
-            self.decoder, params, self.reference, opened, items, self._anchor, score
+            self.decoder,
+            params,
+            self.reference,
+            opened,
+            items,
+            self._anchor,
+            margin_score(objective),
         )
         return Report(graded, measured)

@@ -30,6 +30,10 @@ def fit(
     batch = prepared.batch
     token = score.level == "token"
     log_u, hit = score.log_u(policy, batch, prepared.signal, rows)
+    if not score.divergence.centred:
+        # f' may have no limit at u = 1, where what is left out stands (log odds)
+        counts = batch.mask > 0 if token else batch.mask.sum(-1) > 0
+        log_u = jnp.where(counts, log_u, -1.0)
     z = score.divergence.f_prime(log_u)
     z = score.beta * (z - prepared.offset) if not token else score.beta * z
     z = z + value

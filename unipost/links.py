@@ -109,7 +109,11 @@ class Clipped(Link):
         return jnp.where(signal < 0, jnp.minimum(loss, -signal * self.dual), loss)
 
     def metrics(self, z, signal):
-        return {"clip_share": self._outside(z, signal).astype(z.dtype)}
+        shares = {"clip_share": self._outside(z, signal).astype(z.dtype)}
+        if self.dual is not None:
+            worse = (signal < 0) & (1.0 + z > self.dual)
+            shares["dual_clip_share"] = worse.astype(z.dtype)
+        return shares
 
 
 @part

@@ -7,21 +7,26 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from unipost.aggregation import AGGREGATIONS
+from unipost.choices import SIGNALS
+from unipost.corrections import CORRECTIONS
+from unipost.divergences import DIVERGENCES
 from unipost.explain import phi_formula, slope_formula
-from unipost.links import LINKS, Matching
+from unipost.links import LINKS, Matching, Weighted
+from unipost.mixture import Mixture
 from unipost.objective import Objective
+from unipost.objectives import OBJECTIVES, AnyObjective
+from unipost.optimizers import OPTIMIZERS
 from unipost.pair_links import PAIR_LINKS, PairLink
 from unipost.parts import concrete
 from unipost.penalties import Estimator
-from unipost.presets import PRESETS
-from unipost.signals import SIGNALS
-from unipost.train import (
-    AGGREGATIONS,
-    DIVERGENCES,
-    OPTIMIZERS,
-    REWARDS,
-    SOURCES,
-)
+from unipost.presets import FAMILIES, PRESETS
+from unipost.ratios import RATIOS
+from unipost.reference_points import REFERENCE_POINTS
+from unipost.rewards import REWARDS
+from unipost.rollouts import SOURCES
+from unipost.vocabulary import Distillation
+from unipost.weights import WEIGHTS
 
 # what stands in the table for an argument without a default
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -31,11 +36,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "luffy": {"max_length": 1024.0},
 }
 
+# what is no preset but has a name in a config
+BARE = {name: made for name, made in OBJECTIVES.items() if name not in PRESETS}
+
 KINDS: dict[str, Mapping[str, Any]] = {
     "presets": PRESETS,
+    "objectives": BARE,
     "divergences": DIVERGENCES,
+    "ratios": RATIOS,
     "links": LINKS,
     "pair_links": PAIR_LINKS,
+    "weights": WEIGHTS,
+    "corrections": CORRECTIONS,
+    "reference_points": REFERENCE_POINTS,
     "signals": SIGNALS,
     "aggregations": AGGREGATIONS,
     "optimizers": OPTIMIZERS,
@@ -55,6 +68,9 @@ def listing(kind: str | None = None) -> str:
     for name in kinds if kind is None else [kind]:
         if name == "estimators":
             lines = ["  " + ", ".join(get_args(Estimator)) + "   (of a penalty)"]
+        elif name == "presets":
+            lines = [x for f, members in FAMILIES.items() for x in (f" {f}:", *members)]
+            lines = [_entry(x, PRESETS[x]) if x in PRESETS else x for x in lines]
         else:
             lines = [_entry(n, part) for n, part in KINDS[name].items()]
         blocks.append("\n".join([name, *lines]))
@@ -84,10 +100,31 @@ def _snake(part: Any, registry: Mapping[str, Any]) -> str:
     return type(part).__name__
 
 
+def _rows(name: str, objective: AnyObjective) -> list[list[str]]:
+    """The lines of one preset: a mixture has one per term."""
+    if isinstance(objective, Mixture):
+        heads = [f"`{name}`:", *["+"] * (len(objective.terms) - 1)]
+        triples = zip(heads, objective.weights, objective.terms, strict=True)
+        return [_row(f"{h} {concrete(w):g} x", term) for h, w, term in triples]
+    if isinstance(objective, Objective):
+        return [_row(f"`{name}`", objective)]
+    anchor, slope = "-", "-"
+    if isinstance(objective, Distillation):
+        anchor, slope = "teacher", slope_formula(objective.divergence)
+    aggregation = _snake(objective.aggregation, AGGREGATIONS)
+    link = "whole vocabulary"
+    return [[f"`{name}`", anchor, slope, link, "-", "token", "-", aggregation]]
+
+
 def _row(name: str, objective: Objective) -> list[str]:
     link = _snake(objective.link, {**LINKS, **PAIR_LINKS})
     if isinstance(objective.link, Matching):
         link = f"matching: -phi, phi = {phi_formula(objective.link.divergence)}"
+    if isinstance(objective.link, Weighted):
+        over = "pi" if objective.link.over == "none" else f"pi/{objective.link.over}"
+        link = f"weighted: {_snake(objective.link.weight, WEIGHTS)} of {over}"
+    for part, registry in ((objective.ratio, RATIOS), *_detached(objective)):
+        link += f"; {_snake(part, registry)}" if part is not None else ""
     penalty = "-"
     if objective.penalty is not None:
         p = objective.penalty
@@ -99,7 +136,7 @@ def _row(name: str, objective: Objective) -> list[str]:
     if objective.off_policy is not None:
         link += f"; off-policy rows: {slope_formula(objective.off_policy.divergence)}"
     return [
-        f"`{name}`",
+        name,
         _SYMBOL[objective.anchor],
         slope_formula(objective.divergence),
         link,
@@ -110,10 +147,17 @@ def _row(name: str, objective: Objective) -> list[str]:
     ]
 
 
+def _detached(objective: Objective) -> list[tuple[Any, Mapping[str, Any]]]:
+    """What multiplies or shifts the link's argument without a gradient."""
+    parts = [(c, CORRECTIONS) for c in objective.corrections]
+    return [(objective.reference_point, REFERENCE_POINTS), *parts]
+
+
 def preset_table() -> str:
     """The presets as a Markdown table, read off the objects they return."""
     head = ["preset", "anchor", "f'(u)", "link", "signal", "level", "penalty"]
     head.append("aggregation")
-    rows = [_row(n, make(**EXAMPLES.get(n, {}))) for n, make in PRESETS.items()]
+    made = {n: make(**EXAMPLES.get(n, {})) for n, make in PRESETS.items()}
+    rows = [row for name, objective in made.items() for row in _rows(name, objective)]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

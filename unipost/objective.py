@@ -22,8 +22,8 @@ from unipost.batch import Batch, Prepared, Streams, check_shapes, clean
 from unipost.classical import ReverseKL
 from unipost.corrections import Correction
 from unipost.fitting import cleaned_streams, fit
-from unipost.levels import given, log_ratio, stream
-from unipost.links import Weighted
+from unipost.levels import at_level, given, log_ratio, stream, token_log_ratio
+from unipost.links import Link
 from unipost.pair_links import PairLink
 from unipost.parts import Scalar, part
 from unipost.penalties import Penalty, exact_divergence
@@ -86,7 +86,7 @@ class Objective(Score):
         for score in (self, self.off_policy):
             if score is not None:
                 names.add(score.anchor)
-                if isinstance(score.link, Weighted):
+                if isinstance(score.link, Link):
                     names.add(score.link.over)
         if self.off_policy is not None:
             names.add("off_policy")
@@ -128,7 +128,7 @@ class Objective(Score):
         batch is then cut into minibatches with optimiser steps of their own.
         """
         check_shapes(batch)
-        batch = clean(self.signal.select(batch))
+        batch = self.signal.rewarded(clean(self.signal.select(batch)))
         return jax.lax.stop_gradient(self.signal(self._with_reward_penalty(batch)))
 
     def prepare(self, batch: Batch, signal: Array | None = None) -> Prepared:
@@ -153,9 +153,6 @@ class Objective(Score):
             if not correction.local:
                 value = jax.lax.stop_gradient(correction(batch, signal, None))
                 corrected = corrected * value
-        offset = jnp.zeros_like(mask[..., 0])
-        if self.reference_point is not None:
-            offset = jax.lax.stop_gradient(self.reference_point(batch, signal))
         rows = (mask.sum(-1) > 0).astype(mask.dtype)
         return Prepared(
             batch=batch,
@@ -163,7 +160,7 @@ class Objective(Score):
             weight=weight,
             row_weight=row_weight,
             correction=corrected,
-            offset=offset,
+            offset=self._offset(batch, signal),
             mean=TokenMean().weights(mask),
             row_mean=rows / jnp.maximum(rows.sum(), 1.0),
         )
@@ -206,6 +203,20 @@ class Objective(Score):
             own = jnp.broadcast_to(own.prod(-1, keepdims=True), own.shape)
         return weight * own[..., None], row_weight * own
 
+    def _offset(self, batch: Batch, signal: Array) -> Array:
+        """Reference points [P, G] of the implicit rewards, constants."""
+        if self.reference_point is None:
+            return jnp.zeros_like(batch.mask[..., 0])
+        rows = jnp.ones(batch.mask.shape[:2], bool)
+
+        def measured(anchor):
+            log_u = token_log_ratio(given(batch, "current"), batch, anchor, rows)
+            if self.ratio is not None:
+                log_u = self.ratio(log_u, signal, batch.mask)
+            return at_level(log_u, batch.mask, self.level)
+
+        return jax.lax.stop_gradient(self.reference_point(batch, signal, measured))
+
     def _corrected(self, streams: Streams, prepared: Prepared) -> Prepared:
         stop, correction = jax.lax.stop_gradient, prepared.correction
         for each in self.corrections:
@@ -246,7 +257,8 @@ class Objective(Score):
 
             def log_u(anchor, level):
                 ratio = log_ratio(streams.policy, batch, anchor, level, rows)
-                ratio, hit = clamped(ratio, anchor, self.bound)
+                own = anchor == "reference" and penalty.clamp is not None
+                ratio, hit = clamped(ratio, anchor, None if own else self.bound)
                 if hit is not None:
                     hits.append(hit if level == "token" else hit[..., None])
                 return ratio if level == "token" else ratio[..., None]
@@ -257,7 +269,7 @@ class Objective(Score):
                 return 0.0, {"penalty": (prepared.mean * value).sum()}
             value = penalty.per_token(
                 reference,
-                lambda: log_u("old", penalty.importance),
+                lambda: log_u(penalty.over, penalty.importance),
                 streams.policy,
                 batch.mask,
             )

@@ -61,6 +61,10 @@ class Penalty:
                 of the sequence's D_f)
     importance  level of rho for importance_k2 and importance_k3
     bound       the value is clipped to [-bound, bound] (verl: 10); None: not
+    clamp       bound on |log u| per token of the value (inf: none), instead of the
+                objective's (None); another estimator's gradient sees log u itself
+    over        rho = policy/over: old, or self where every batch is used once, rho = 1
+                with the gradient of log pi
     """
 
     weight: Scalar
@@ -70,6 +74,8 @@ class Penalty:
     level: Literal["token", "sequence"] = "token"
     importance: Level = "token"
     bound: Scalar | None = None
+    over: Literal["old", "self"] = "old"
+    clamp: Scalar | None = None
 
     def __post_init__(self):
         known = concrete(self.weight)
@@ -79,6 +85,9 @@ class Penalty:
         )
         if self.bound is not None:
             in_range("penalty.bound", self.bound, 0.0, what="is not positive")
+        if self.clamp is not None:
+            what = "is not positive"
+            in_range("penalty.clamp", self.clamp, 0.0, what=what, infinite=True)
         if reason := _refusal(self):
             raise ValueError(f"penalty.{reason}")
 
@@ -87,7 +96,8 @@ class Penalty:
         """The streams that value and gradient read."""
         if self.estimator == "exact":
             return frozenset({"vocab", "reference_vocab"})
-        old = {"old"} if OLD & {self.estimator, self.gradient} else set()
+        names = OLD & {self.estimator, self.gradient}
+        old = {"old"} if names and self.over == "old" else set()
         return frozenset({"reference"} | old)
 
     def per_token(
@@ -99,15 +109,18 @@ class Penalty:
         log(policy/old) on units that broadcast to tokens; `policy` [P, G, T] log pi.
         """
         length = jnp.maximum(mask.sum(-1, keepdims=True), 1.0)
+        near = log_u
+        if self.clamp is not None:
+            near = jnp.clip(log_u, -self.clamp, self.clamp)
         if self.level == "sequence":
-            log_u = log_u.sum(-1, keepdims=True)
-        value = estimate(self.divergence, self.estimator, log_u, log_rho)
+            near, log_u = (x.sum(-1, keepdims=True) for x in (near, log_u))
+        value = estimate(self.divergence, self.estimator, near, log_rho)
+        if self.bound is not None:
+            value = jnp.clip(value, -self.bound, self.bound)
         if self.gradient != "own":
             slope = self._surrogate(log_u, log_rho, policy, mask)
             stop = jax.lax.stop_gradient
             value = stop(value) + slope - stop(slope)
-        if self.bound is not None:
-            value = jnp.clip(value, -self.bound, self.bound)
         if self.level == "sequence":
             value = jnp.broadcast_to(value / length, mask.shape)
         return jnp.where(mask > 0, value, 0.0)
@@ -165,15 +178,19 @@ def _refusal(penalty: Penalty) -> str | None:
             return f"level: {penalty.level} with {name} is fixed; write level: token"
         if penalty.bound is not None:
             return f"bound: with {name} bounds nothing; write bound: null"
+        if penalty.clamp is not None:
+            return f"clamp: with {name} clamps nothing; write clamp: null"
     if penalty.importance != "token" and not names & {"importance_k2", "importance_k3"}:
         return (
             f"importance: {penalty.importance} without importance_k2 or importance_k3; "
             "write importance: token"
         )
+    if penalty.over == "self" and not names & {"importance_k2", "importance_k3"}:
+        return "over: self without importance_k2 or importance_k3; write over: old"
     if penalty.gradient == "to_go" and penalty.level == "sequence":
         return "gradient: to_go at level sequence, which has it; write level: token"
     if penalty.gradient == "to_go" and penalty.bound is not None:
-        return "bound: would cut the gradient to_go; write bound: null"
+        return "bound: with the gradient to_go, which has none; write bound: null"
     if penalty.level == "sequence" and penalty.importance == "token":
         if names & {"importance_k2", "importance_k3"}:
             return "importance: token at level sequence; write importance: sequence"

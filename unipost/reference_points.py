@@ -7,20 +7,27 @@ batch is cut: the same for every microbatch, device and process.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from unipost.aggregation import Empty
 from unipost.batch import Batch
-from unipost.levels import given, log_ratio
+from unipost.levels import Anchor, given
 from unipost.parts import part
 
 Array = jax.Array
+Measured = Callable[[Anchor], Array]
+"""anchor -> [P, G] log(current/anchor) on the objective's units, treated as z's is."""
 
 
 class ReferencePoint(ABC):
-    """A rule (batch, signal) -> points [P, G]. `needs` names the arrays it reads."""
+    """A rule (batch, signal, measured) -> points [P, G].
+
+    `needs` names the arrays it reads; `measured` reads `batch.current`.
+    """
 
     @property
     def needs(self) -> frozenset[str]:
@@ -28,7 +35,7 @@ class ReferencePoint(ABC):
         return frozenset()
 
     @abstractmethod
-    def __call__(self, batch: Batch, signal: Array) -> Array:
+    def __call__(self, batch: Batch, signal: Array, measured: Measured) -> Array:
         """The point of each row of a cleaned batch."""
 
 
@@ -38,16 +45,19 @@ class MismatchedMean(ReferencePoint):
 
     A mismatched pair is a prompt with the response of another; the mean is over the
     rows of the logical batch that have one (NaN: none). It estimates KL(pi || ref).
-    Source: 2402.01306 section 4.1.
+    `empty` "counted": those of rows without a token too (TRL). Source: 2402.01306
+    section 4.1.
     """
+
+    empty: Empty = "left_out"
 
     @property
     def needs(self):
         return frozenset({"mismatched"})
 
-    def __call__(self, batch, signal):
+    def __call__(self, batch, signal, measured):
         value = given(batch, "mismatched")
-        valid = jnp.isfinite(value) & (batch.mask.sum(-1) > 0)
+        valid = jnp.isfinite(value) & _counted(batch, self.empty)
         total = jnp.where(valid, value, 0.0).sum()
         mean = total / jnp.maximum(valid.sum(), 1)
         return jnp.full(value.shape, jnp.maximum(mean, 0.0))
@@ -60,22 +70,21 @@ class OrderStatistics(ReferencePoint):
     of "margins": the k-th smallest policy margin log pi_w - log pi_l is compared with
     the k-th smallest margin of the reference. of "rows": the k-th smallest log-ratio of
     the chosen responses with the k-th smallest of the rejected (unpaired AOT).
+    `empty` "counted": an empty response has log-ratio 0 in the order (TRL).
     """
 
     of: Literal["margins", "rows"] = "margins"
+    empty: Empty = "left_out"
 
     @property
     def needs(self):
         return frozenset({"current", "reference"})
 
-    def __call__(self, batch, signal):
-        rows = jnp.ones(batch.mask.shape[:2], bool)
-        current = given(batch, "current")
-        ratio = log_ratio(current, batch, "reference", "sequence", rows)
-        policy = log_ratio(current, batch, "none", "sequence", rows)
+    def __call__(self, batch, signal, measured):
+        ratio, policy = measured("reference"), measured("none")
         sign = signal[..., 0]
         # pairs that compare nothing stand at the end of every order
-        valid = (batch.mask.sum(-1) > 0).all(-1) & (sign != 0).all(-1)
+        valid = _counted(batch, self.empty).all(-1) & (sign != 0).all(-1)
         if self.of == "margins":
             margin, own = (sign * policy).sum(-1), (sign * (policy - ratio)).sum(-1)
             shift = jnp.where(valid, _partner(margin, own, valid) - own, 0.0)
@@ -85,6 +94,11 @@ class OrderStatistics(ReferencePoint):
         up = _partner(chosen, rejected, valid)[:, None]
         down = _partner(rejected, chosen, valid)[:, None]
         return jnp.where(valid[:, None], jnp.where(sign > 0, up, down), 0.0)
+
+
+def _counted(batch: Batch, empty: Empty) -> Array:
+    """Rows [P, G] that count."""
+    return (batch.mask.sum(-1) > 0) | (empty == "counted")
 
 
 def _partner(values: Array, others: Array, valid: Array) -> Array:

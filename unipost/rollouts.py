@@ -23,6 +23,7 @@ from unipost.sources import (
     Demonstrations,
     Experience,
     Fixed,
+    LabelledRows,
     Mixture,
     OnBadRow,
     Preferences,
@@ -30,6 +31,7 @@ from unipost.sources import (
     Source,
     Stream,
     TooLong,
+    pair_rewards,
 )
 from unipost.tokenizer import Tokenizer
 from unipost.update import Rows
@@ -255,13 +257,15 @@ class SampledPreferences(Source):
                 "demonstration, so there is no pair to learn from"
             )
         tokens = Tokens(*stacked, index=np.arange(len(stacked[0])) // 2, dropped=[])
-        return Fixed(tokens, self.prompts, 2, setting.seed)
+        labels = pair_rewards(len(tokens.index))
+        return Fixed(tokens, self.prompts, 2, setting.seed, labels)
 
 
 SOURCES: dict[str, type[Source]] = {
     "mixture": Mixture,
     "demonstrations": Demonstrations,
     "preferences": Preferences,
+    "labelled": LabelledRows,
     "rollouts": Rollouts,
     "sampled_preferences": SampledPreferences,
 }

@@ -1,9 +1,10 @@
-"""Rows of text from files: demonstrations, preferences, questions.
+"""Rows of text from files: demonstrations, preferences, labelled rows, questions.
 
 | kind | columns (the first layout that the rows have) |
 |---|---|
 | demonstrations | messages; prompt, completion; question, answer |
 | preferences | chosen, rejected, and prompt unless they hold it as messages |
+| labelled | messages, label; prompt, completion, label; the label true or false |
 | questions | prompt, answer; question, answer; demonstration if there is one |
 
 A value may be a list of messages {role, content}. The response is the content of the
@@ -44,6 +45,16 @@ class Preference:
 
 
 @dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A prompt and a response, desirable or not."""
+
+    prompt: str
+    response: str
+    label: bool
+    place: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class Question:
     """A prompt, the answer to check against, and a worked solution if there is one."""
 
@@ -53,12 +64,13 @@ class Question:
     place: str = dataclasses.field(default="", compare=False)
 
 
-Row = Demonstration | Preference | Question
-Kind = Literal["demonstrations", "preferences", "questions"]
+Row = Demonstration | Preference | Labelled | Question
+Kind = Literal["demonstrations", "preferences", "labelled", "questions"]
 
 _LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "demonstrations": (("messages",), ("prompt", "completion"), ("question", "answer")),
     "preferences": (("chosen", "rejected"),),
+    "labelled": (("messages", "label"), ("prompt", "completion", "label")),
     "questions": (("prompt", "answer"), ("question", "answer")),
 }
 _OPTIONAL = {"preferences": ("prompt",), "questions": ("demonstration",)}
@@ -78,7 +90,7 @@ def read_rows(
     on_bad_row: Literal["raise", "skip"] = "raise",
     tokenizer: Any = None,
 ) -> Rows:
-    """The rows of a file or folder as Demonstrations, Preferences or Questions.
+    """The rows of a file or folder, each as the dataclass of its kind.
 
     `columns` maps a usual name to the file's own, {"completion": "text"}. Bad rows
     raise DataError with file, line and reason, or are skipped with a warning and
@@ -137,7 +149,8 @@ def _row(
 ) -> Row:
     if record.problem:
         raise DataError(record.problem)
-    values = {name: _value(record.row, columns.get(name, name)) for name in layout}
+    read = {name: _label if name == "label" else _value for name in layout}
+    values = {x: read[x](record.row, columns.get(x, x)) for x in layout}
     for name in _OPTIONAL.get(kind, ()):
         column = columns.get(name, name)
         if record.row.get(column) is not None:
@@ -146,6 +159,9 @@ def _row(
         return Demonstration(*_demonstration(values, chat), record.place)
     if kind == "preferences":
         return Preference(*_preference(values, chat), record.place)
+    if kind == "labelled":
+        label = values.pop("label")
+        return Labelled(*_demonstration(values, chat), label, record.place)
     return Question(*_question(values, chat), record.place)
 
 
@@ -167,6 +183,15 @@ def _value(row: dict[str, Any], column: str) -> Any:
         got = type(value).__name__
         raise DataError(f"'{column}' is {got}; expected text or messages")
     return _whole(column, value) if isinstance(value, str) else value
+
+
+def _label(row: dict[str, Any], column: str) -> bool:
+    """A label: true or false, or 1 or 0."""
+    if column not in row:
+        return _value(row, column)  # which says what there is instead
+    if row[column] not in (0, 1):
+        raise DataError(f"'{column}' is {row[column]!r}; expected true or false")
+    return bool(row[column])
 
 
 def _empty(column: str) -> Any:

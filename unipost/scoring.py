@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from unipost.policy import Array, Params, Policy
 
-EXTRAS = ("entropy", "lse", "vocab")
+EXTRAS = ("entropy", "lse", "vocab", "collision")
 # Above this many logits per pass (256 MiB in float32) they are formed in chunks.
 LOGITS_AT_ONCE = 2**26
 
@@ -24,12 +24,14 @@ class Scores(NamedTuple):
     entropy [N T]: -sum_v pi(v) log pi(v), in nats, at the same positions.
     lse [N T]: log sum_v exp(logit_v), the normaliser.
     vocab [N T V]: log pi(v) for the whole vocabulary.
+    collision [N T]: log sum_v pi(v)^2, <= 0.
     """
 
     logps: Array
     entropy: Array | None = None
     lse: Array | None = None
     vocab: Array | None = None
+    collision: Array | None = None
 
 
 def score(
@@ -52,8 +54,8 @@ def score(
     recomputed in the backward pass and change no number. Masked tokens may hold any
     id; they get 0 and pass no gradient.
 
-    `extras` names further fields of Scores to fill: "entropy", "lse", "vocab".
-    Raises ValueError for other names, shapes that do not fit, and a chunk below 1.
+    `extras` names further fields of Scores to fill, out of EXTRAS. Raises ValueError
+    for other names, shapes that do not fit, and a chunk below 1.
     """
     check(prompt, prompt_mask, response, response_mask, extras, chunk)
     prompt_mask, response_mask = prompt_mask.astype(bool), response_mask.astype(bool)
@@ -91,20 +93,21 @@ def read(logits: Array, targets: Array, mask: Array, extras: Collection[str]) ->
     """Scores of `targets` [N T] under logits [N T V], 0 where `mask` is False."""
     lse = jax.nn.logsumexp(logits, -1)
     chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    entropy = vocab = None
-    if "entropy" in extras or "vocab" in extras:
+
+    def extra(name: str) -> Array:
+        if name == "lse":
+            return jnp.where(mask, lse, 0.0)
         vocab = logits - lse[..., None]
+        if name == "vocab":
+            return jnp.where(mask[..., None], vocab, 0.0)
+        if name == "collision":
+            # of log p, not of the logits: their size would cost digits
+            return jnp.where(mask, jax.nn.logsumexp(2.0 * vocab, -1), 0.0)
         # p log p -> 0 as p -> 0, also where a model gives a token probability 0.
         finite = jnp.where(vocab > -jnp.inf, vocab, 0.0)
-        entropy = jnp.where(mask, -jnp.sum(jnp.exp(vocab) * finite, -1), 0.0)
-    return Scores(
-        jnp.where(mask, chosen - lse, 0.0),
-        entropy if "entropy" in extras else None,
-        jnp.where(mask, lse, 0.0) if "lse" in extras else None,
-        jnp.where(mask[..., None], vocab, 0.0)
-        if vocab is not None and "vocab" in extras
-        else None,
-    )
+        return jnp.where(mask, -jnp.sum(jnp.exp(vocab) * finite, -1), 0.0)
+
+    return Scores(jnp.where(mask, chosen - lse, 0.0), **{x: extra(x) for x in extras})
 
 
 def check(

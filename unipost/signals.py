@@ -40,9 +40,16 @@ class Signal(ABC):
         """The part of the batch that the loss is about; all of it for most signals."""
         return batch
 
+    def rewarded(self, batch: Batch) -> Batch:
+        """`batch` with the rewards that the signal is about; as it is for most signals.
+
+        A penalty in the reward is subtracted from these.
+        """
+        return batch
+
     @abstractmethod
     def __call__(self, batch: Batch) -> Array:
-        """The signal [P, G, T] of a cleaned batch."""
+        """The signal [P, G, T] of a cleaned and rewarded batch."""
 
 
 @part
@@ -51,6 +58,14 @@ class Ones(Signal):
 
     def __call__(self, batch):
         return jnp.ones_like(batch.mask)
+
+
+@part
+class Zeros(Signal):
+    """0 on every token: an objective that is its penalty or entropy bonus alone."""
+
+    def __call__(self, batch):
+        return jnp.zeros_like(batch.mask)
 
 
 @part
@@ -307,6 +322,7 @@ def _check_scale(where: str, ddof: int, eps: Scalar) -> None:
 
 SIGNALS = {
     "ones": Ones,
+    "zeros": Zeros,
     "preference": Preference,
     "chosen": Chosen,
     "desirability": Desirability,

@@ -25,6 +25,16 @@ TooLong = Literal["raise", "drop", "truncate"]
 OnBadRow = Literal["raise", "skip"]
 
 
+FIELDS: dict[str, frozenset[str]] = {
+    "demonstrations": frozenset(),
+    "preferences": frozenset({"rewards"}),
+    "labels": frozenset({"rewards"}),
+    "rewards": frozenset({"rewards", "behavior"}),
+    "rewards+demonstrations": frozenset({"rewards", "behavior", "off_policy"}),
+}
+"""What a source gives -> the fields of `Batch` that it fills beside the mask."""
+
+
 class Experience(NamedTuple):
     """One logical batch: rows [P, G, ...], their data, and numbers to report."""
 
@@ -70,27 +80,30 @@ class Source(ABC):
     @property
     @abstractmethod
     def gives(self) -> str:
-        """demonstrations, preferences, rewards, or rewards+demonstrations."""
+        """A key of FIELDS: what its rows are."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of `Batch` that it fills; a source of one's own may fill more."""
+        return FIELDS[self.gives]
 
     @abstractmethod
     def open(self, setting: Setting) -> Stream:
         """Read and tokenise the file. Raises DataError naming file, line, reason."""
 
 
-def _rows(tokens: Tokens, index: np.ndarray, group: int) -> Rows:
-    """Lines `index` [P] of groups of `group` consecutive lines as rows [P, G, ...]."""
-    lines = index[:, None] * group + np.arange(group)
-    return Rows(*(jnp.asarray(x[lines]) for x in tokens[:4]))
-
-
 @dataclass(frozen=True)
 class Fixed:
-    """A stream over rows that do not depend on the parameters."""
+    """A stream over rows that do not depend on the parameters.
+
+    `rewards` [N] are those of the lines, None where a line has none.
+    """
 
     tokens: Tokens
     prompts: int
     group: int
     seed: int
+    rewards: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -98,8 +111,11 @@ class Fixed:
 
     def batch(self, step: int, params: Params) -> Experience:
         index = batch_indices(self.seed, step, self.prompts, self.size)
-        rows = _rows(self.tokens, index, self.group)
-        return Experience(rows, Batch(mask=rows.response_mask), {})
+        lines = index[:, None] * self.group + np.arange(self.group)
+        rows = Rows(*(jnp.asarray(x[lines]) for x in self.tokens[:4]))
+        rewards = self.rewards
+        given = None if rewards is None else jnp.asarray(rewards[lines], jnp.float32)
+        return Experience(rows, Batch(mask=rows.response_mask, rewards=given), {})
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,11 @@ class Demonstrations(Source):
 
 @dataclass(frozen=True)
 class Preferences(Source):
-    """Prompts with a chosen and a rejected response: groups of two, chosen first."""
+    """Prompts with a chosen and a rejected response: groups of two, chosen first.
+
+    The chosen response has reward 1 and the rejected 0: labels, for an objective that
+    looks at each by itself (KTO).
+    """
 
     path: str
     prompts: int
@@ -146,8 +166,40 @@ class Preferences(Source):
         return _open_fixed(self, "preferences", 2, setting)
 
 
+@dataclass(frozen=True)
+class LabelledRows(Source):
+    """Prompts with a response that is desirable (reward 1) or not (0): groups of one.
+
+    Columns: prompt, completion, label (true or false). Of one prompt there may be any
+    number of rows; each is a group by itself.
+    """
+
+    path: str
+    prompts: int
+    prompt_length: int
+    response_length: int
+    columns: dict[str, str] = field(default_factory=dict)
+    too_long: TooLong = "raise"
+    on_bad_row: OnBadRow = "raise"
+
+    @property
+    def gives(self) -> str:
+        return "labels"
+
+    def open(self, setting: Setting) -> Stream:
+        return _open_fixed(self, "labelled", 1, setting)
+
+
+def pair_rewards(lines: int) -> np.ndarray:
+    """Rewards 1, 0, 1, 0, ... of `lines` lines, the chosen one of each pair first."""
+    return 1.0 - np.arange(lines) % 2
+
+
 def _open_fixed(
-    source: Demonstrations | Preferences, kind: Kind, group: int, setting: Setting
+    source: Demonstrations | Preferences | LabelledRows,
+    kind: Kind,
+    group: int,
+    setting: Setting,
 ) -> Fixed:
     tokenizer = setting.tokenizer
     rows = read_rows(
@@ -155,7 +207,12 @@ def _open_fixed(
     ).rows
     lengths = source.prompt_length, source.response_length
     tokens = encode_rows(tokenizer, rows, *lengths, source.too_long)
-    return Fixed(tokens, source.prompts, group, setting.seed)
+    rewards = None
+    if kind == "preferences":
+        rewards = pair_rewards(len(tokens.index))
+    elif kind == "labelled":
+        rewards = np.array([float(rows[i].label) for i in tokens.index])
+    return Fixed(tokens, source.prompts, group, setting.seed, rewards)
 
 
 @dataclass(frozen=True)
@@ -186,6 +243,10 @@ class Mixture(Source):
     @property
     def gives(self) -> str:
         return self.parts[0].gives
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return frozenset.intersection(*(part.fields for part in self.parts))
 
     def open(self, setting: Setting) -> Stream:
         return _Mixed(tuple(part.open(setting) for part in self.parts))

@@ -25,12 +25,13 @@ from unipost.config import build, dump_tree, to_tree
 from unipost.evaluation import Evaluation, Evaluator, Report
 from unipost.explain import gradient_coefficient
 from unipost.objective import Objective
+from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
 from unipost.runs import RunError, open_folder, write_atomic
 from unipost.sources import Setting, Source
 from unipost.train import Experiment, Model, load_model, train
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
-from unipost.update import Rows, annotate, with_streams
+from unipost.update import Rows, annotate, with_present, with_streams
 
 # probability bins of the gradient-coefficient figure, log-spaced from 0.001 to 1
 EDGES = np.logspace(-3, 0, 13)
@@ -51,7 +52,7 @@ class Arm:
 
     title: str
     data: Source
-    objective: Objective
+    objective: AnyObjective
     optimizer: Optimizer
     steps: int
     expected: Literal["learn", "fail"] = "learn"
@@ -255,9 +256,12 @@ def _coefficients(experiment: Experiment, model: Model, params: Any):
     objective still pushes, and how hard. None where no such number exists.
     """
     policy, objective = model.policy, experiment.objective
+    if not isinstance(objective, Objective):
+        return None
     setting = Setting(policy, model.params, model.tokenizer, experiment.seed)
     rows, batch, _ = experiment.data.open(setting).batch(0, params)
     batch = with_streams(objective, policy, rows, batch, params, model.params)
+    batch = with_present(policy, objective, params, rows, batch)
     logps = annotate(policy, params, rows).policy
     try:
         values = gradient_coefficient(objective, logps, batch)

@@ -12,28 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unipost.aggregation import AGGREGATIONS, Aggregation
 from unipost.checkpoint import Checkpoints, Store
+from unipost.choices import REGISTRIES
 from unipost.config import CHOICES, dump_tree, to_tree
 from unipost.data import data_hash
+from unipost.data_needs import check_data
 from unipost.display import Display
-from unipost.divergence import Divergence
-from unipost.divergences import DIVERGENCES
 from unipost.evaluation import Evaluation, Evaluator
-from unipost.hf import load_pretrained, save_pretrained
-from unipost.links import LINKS, Link
-from unipost.model import ModelConfig, Policy, init_params, transformer_policy
-from unipost.objective import Objective
-from unipost.optimizers import OPTIMIZERS, Optimizer
-from unipost.pair_links import PAIR_LINKS, PairLink
-from unipost.presets import PRESETS
-from unipost.rewards import REWARDS, Reward
-from unipost.rollouts import SOURCES
+from unipost.loading import Model as Model
+from unipost.loading import NewModel as NewModel
+from unipost.loading import load_model as load_model
+from unipost.loading import load_reference
+from unipost.objectives import AnyObjective
+from unipost.optimizers import Optimizer
 from unipost.runs import JsonLines, RunError, environment, open_folder, write_atomic
-from unipost.signals import SIGNALS, Advantage, Ones, Preference, Signal
 from unipost.sources import Setting, Source, Stream
-from unipost.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
-from unipost.update import State, advantage, update, with_streams
+from unipost.update import REFERENCE, State, advantage, update, with_streams
+from unipost.vocabulary import Distillation
 
 
 @dataclass(frozen=True)
@@ -42,17 +37,19 @@ class Experiment:
 
     model         folder in the Hugging Face layout, or `new` parts (NewModel)
     data          where the rows come from
-    objective     a preset, a preset with swapped parts, or an Objective
+    objective     a preset, a preset with swapped parts, or any objective
     steps         logical batches drawn; one optimiser step each, or
                   inner_epochs x minibatches
     inner_epochs  passes over every batch before the next is drawn (`old` stays)
     minibatches   optimiser steps per pass, each on its share of the prompts
     microbatches  pieces a step's batch is computed in; changes no number
+    reference     folder of the frozen reference, the teacher of a distillation; None:
+                  the model as it starts
     """
 
     model: str | NewModel
     data: Source
-    objective: Objective
+    objective: AnyObjective
     optimizer: Optimizer
     steps: int
     seed: int = 0
@@ -61,12 +58,12 @@ class Experiment:
     microbatches: int = 1
     evaluation: Evaluation | None = None
     checkpoints: Checkpoints | None = None
+    reference: str | None = None
 
     def __post_init__(self):
         for name in ("steps", "inner_epochs", "minibatches", "microbatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; write 1 or more")
-        _check_data(self.objective, self.data.gives)
         pieces = self.minibatches * self.microbatches
         prompts = self.data.prompts
         if prompts % pieces:
@@ -74,81 +71,21 @@ class Experiment:
                 f"data.prompts: {prompts} do not divide into {self.minibatches} "
                 f"minibatches x {self.microbatches} microbatches"
             )
+        check_data(self.objective, self.data, self.minibatches)
+        _check_reference(self.objective, self.reference)
 
 
-def _check_data(objective: Objective, gives: str) -> None:
-    """Refuse data that the objective would misread or ignore."""
-    mixed = objective.off_policy is not None
-    if isinstance(objective.signal, Advantage):
-        wanted = "rewards+demonstrations" if mixed else "rewards"
-    elif isinstance(objective.signal, Preference):
-        wanted = "preferences"
-    elif isinstance(objective.signal, Ones):
-        wanted = "demonstrations"
-    else:  # a signal of one's own knows what it reads
-        return
-    if gives != wanted:
-        source = {
-            "rewards": "rollouts",
-            "rewards+demonstrations": "rollouts with demonstrations: 1",
-            "preferences": "preferences or sampled_preferences",
-            "demonstrations": "demonstrations",
-        }[wanted]
+def _check_reference(objective: AnyObjective, reference: str | None) -> None:
+    """Refuse a reference that nothing reads, and a model that is its own teacher."""
+    if reference is not None and not objective.needs & REFERENCE:
         raise ValueError(
-            f"data: gives {gives}, the objective follows {wanted}; write {source}"
+            f"reference: {reference}, but the objective reads none; leave it out"
         )
-
-
-@dataclass(frozen=True)
-class NewModel:
-    """A model from scratch: sizes, and the characters of its tokenizer."""
-
-    characters: str
-    hidden_size: int = 64
-    intermediate_size: int = 192
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    head_dim: int = 16
-    max_position_embeddings: int = 512
-
-
-@dataclass(frozen=True)
-class Model:
-    """A policy with its parameters and tokenizer.
-
-    `config` is None for a model of one's own (`unipost.model.function_policy`): such a
-    model is trained as any other, and saved as `final.npz`, a leaf by its path.
-    """
-
-    config: ModelConfig | None
-    policy: Policy
-    params: Any
-    tokenizer: Any
-
-    def save(self, folder: Path, params: Any) -> None:
-        """Write `params` to `folder`/final, in the Hugging Face layout if it can."""
-        if self.config is not None:
-            save_pretrained(folder / "final", self.config, params, self.tokenizer)
-            return
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        named: Any = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
-        np.savez(folder / "final.npz", **named)
-
-
-def load_model(model: str | NewModel, seed: int) -> Model:
-    """The model of an experiment: read from its folder, or drawn from `seed`."""
-    if isinstance(model, str):
-        config, params, folder = load_pretrained(model)
-        if folder is None:
-            raise RunError(f"{model}: holds no tokenizer; save one beside the weights")
-        tokenizer: Tokenizer = load_tokenizer(folder)
-    else:
-        tokenizer = CharTokenizer(model.characters)
-        sizes = {k: v for k, v in vars(model).items() if k != "characters"}
-        config = ModelConfig(vocab_size=tokenizer.vocab_size, **sizes)
-        params = init_params(config, seed)
-    return Model(config, transformer_policy(config), params, tokenizer)
+    if reference is None and isinstance(objective, Distillation):
+        raise ValueError(
+            "reference: missing, so the model would be its own teacher and learn "
+            "nothing; write the folder of a teacher"
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +115,9 @@ def train(
     open_folder(folder, dump_tree(to_tree(experiment)))
     _record(experiment, folder)
     setting = Setting(model.policy, model.params, model.tokenizer, experiment.seed)
-    loop = _Loop(experiment, folder, model, experiment.data.open(setting))
+    whole = "reference_vocab" in experiment.objective.needs
+    reference = load_reference(experiment.reference, model, whole)
+    loop = _Loop(experiment, folder, model, reference, experiment.data.open(setting))
     started = time.perf_counter()
     if experiment.checkpoints is None:
         params = loop.run(None, title)
@@ -194,15 +133,17 @@ def _record(experiment: Experiment, folder: Path) -> None:
     import json
 
     hashes = {"data": data_hash(experiment.data.paths)}
-    if isinstance(experiment.model, str):
-        hashes["model"] = data_hash(experiment.model)
+    places = {"data": experiment.data.path}
+    for name in ("model", "reference"):
+        place = getattr(experiment, name)
+        if isinstance(place, str):
+            places[name], hashes[name] = place, data_hash(place)
     path = folder / "environment.json"
     before = json.loads(path.read_text())["hashes"] if path.exists() else hashes
     for name, digest in hashes.items():
         if before.get(name) != digest:
-            place = experiment.data.path if name == "data" else experiment.model
             raise RunError(
-                f"{place}: has changed since the run in {folder} began; choose "
+                f"{places[name]}: has changed since the run in {folder} began; choose "
                 "another --out or put it back"
             )
     values = environment(experiment.seed, hashes)
@@ -248,6 +189,7 @@ class _Loop:
     experiment: Experiment
     folder: Path
     model: Model
+    reference: Model
     stream: Stream
 
     def run(self, store: Store | None, title: str) -> Any:
@@ -313,18 +255,35 @@ class _Loop:
         every = evaluation.every
         return step == last or (every is not None and step % every == 0)
 
+    def _draw(self, state: State, step: int):
+        """((rows, batch, signal), numbers to report) of a step, before its updates."""
+        experiment, policy = self.experiment, self.model.policy
+        objective, pieces = experiment.objective, experiment.minibatches
+        rows, batch, reported = self.stream.batch(step, state.params)
+        batch = with_streams(
+            objective,
+            policy,
+            rows,
+            batch,
+            state.params,
+            self.reference.params,
+            reference_policy=self.reference.policy,
+            minibatches=pieces,
+        )
+        if pieces * experiment.inner_epochs == 1:  # the update takes the signal itself
+            return (rows, batch, None), reported
+        cuts = pieces * experiment.microbatches, pieces
+        signal = advantage(policy, objective, state.params, rows, batch, *cuts)
+        return (rows, batch, signal), reported
+
     def _step(self, state: State, step: int):
         """Draw a batch and take its optimiser steps: (state, metrics, tokens)."""
-        experiment, policy = self.experiment, self.model.policy
-        objective = experiment.objective
-        rows, batch, reported = self.stream.batch(step, state.params)
-        reference = self.model.params
-        batch = with_streams(objective, policy, rows, batch, state.params, reference)
+        experiment = self.experiment
         pieces = experiment.minibatches
+        whole, reported = self._draw(state, step)
         updates = experiment.inner_epochs * pieces
         total = jnp.asarray(experiment.steps * updates)
-        count = rows.response.shape[0] // pieces
-        whole = rows, batch, advantage(objective, batch) if pieces > 1 else None
+        count = whole[0].response.shape[0] // pieces
         parts = []
         for i in range(updates):
             cut = slice(i % pieces * count, (i % pieces + 1) * count)
@@ -332,8 +291,8 @@ class _Loop:
             if pieces > 1:
                 part = jax.tree.map(lambda x, cut=cut: x[cut], whole)
             state, metrics = update(
-                policy,
-                objective,
+                self.model.policy,
+                experiment.objective,
                 experiment.optimizer,
                 state,
                 *part[:2],
@@ -343,21 +302,9 @@ class _Loop:
             )
             parts.append(metrics)
         mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)
-        tokens = int(np.asarray(rows.response_mask).sum()) * experiment.inner_epochs
-        return state, reported | mean, tokens
+        tokens = int(np.asarray(whole[0].response_mask).sum())
+        return state, reported | mean, tokens * experiment.inner_epochs
 
 
 # What the names in an experiment file mean.
-CHOICES.update(
-    {
-        Divergence: DIVERGENCES,
-        Link: LINKS,
-        PairLink: PAIR_LINKS,
-        Signal: SIGNALS,
-        Aggregation: AGGREGATIONS,
-        Objective: {**PRESETS, "custom": Objective},
-        Optimizer: OPTIMIZERS,
-        Source: SOURCES,
-        Reward: REWARDS,
-    }
-)
+CHOICES.update(REGISTRIES)

@@ -4,6 +4,7 @@ A tree is mappings, lists, text, numbers, booleans and None. The rules of mergin
 
 - a mapping without `name` is laid over what is there, key by key;
 - naming a part (text, or a mapping with `name`) drops the arguments it had before;
+- a mapping of positions, {"0": ...}, is laid over the items of a list;
 - everything else replaces.
 
 Scalars follow YAML 1.2, with `1e-6` a float and `yes`, `no`, `on`, `off` text. A key
@@ -63,9 +64,18 @@ def merge(old: Any, new: Any) -> Any:
         return new
     if isinstance(old, str):
         old = {"name": old}
+    if isinstance(old, list) and new and all(_place(key, old) for key in new):
+        return [
+            merge(x, new[str(i)]) if str(i) in new else x for i, x in enumerate(old)
+        ]
     if not isinstance(old, dict):
         return new
     return old | {key: merge(old.get(key), node) for key, node in new.items()}
+
+
+def _place(key: str, items: list[Any]) -> bool:
+    """Whether a key is a position in a list, written without leading zeros."""
+    return key.isdecimal() and key == str(int(key)) and int(key) < len(items)
 
 
 def source(layers: list[Layer], where: str) -> str:

@@ -1,7 +1,8 @@
 """The training step: plain jitted functions of parameters, rows and streams.
 
 Objective and optimiser are arguments, so their numbers can change without compiling
-again; the policy, the number of microbatches and all shapes are static.
+again; the policy, the number of microbatches and all shapes are static. An objective
+is anything with `needs`, `advantage`, `prepare` and `loss` (`unipost.objectives`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unipost.batch import Batch, Prepared, Streams
+from unipost.batch import Batch, Streams
+from unipost.levels import given
 from unipost.model import Params, Policy
-from unipost.objective import Objective
+from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
-from unipost.scoring import score
+from unipost.scoring import EXTRAS, score
 
 Array = jax.Array
+REFERENCE = frozenset({"reference", "reference_lse", "reference_vocab", "mismatched"})
+"""What an objective may need that is computed from the reference parameters."""
 
 
 class Rows(NamedTuple):
@@ -44,7 +48,8 @@ def streams_of(policy: Policy, params: Params, rows: Rows, extras=()) -> Streams
     p, g = rows.response.shape[:2]
     flat = (x.reshape(p * g, x.shape[-1]) for x in rows)
     scores = score(policy, params, *flat, extras=tuple(extras))
-    return Streams(*jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), scores))
+    whole = jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), scores)
+    return Streams(whole.logps, **{x: getattr(whole, x) for x in EXTRAS})
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -53,50 +58,127 @@ def annotate(policy: Policy, params: Params, rows: Rows, extras: tuple[str, ...]
     return streams_of(policy, params, rows, extras)
 
 
+def mismatched_rows(rows: Rows, minibatches: int = 1) -> Rows:
+    """Every prompt with the response of the next prompt of its minibatch, the same g.
+
+    The last prompt of a minibatch gets the response of the first.
+    """
+
+    def rolled(x):
+        parts = x.reshape(minibatches, -1, *x.shape[1:])
+        return jnp.roll(parts, -1, axis=1).reshape(x.shape)
+
+    return Rows(*rows[:2], rolled(rows.response), rolled(rows.response_mask))
+
+
 def with_streams(
-    objective: Objective,
+    objective: AnyObjective,
     policy: Policy,
     rows: Rows,
     batch: Batch,
     old: Params,
     reference: Params | None,
+    *,
+    reference_policy: Policy | None = None,
+    minibatches: int = 1,
 ) -> Batch:
     """`batch` with the old and reference streams that the objective reads, no others.
 
-    `old` are the parameters before the inner updates. Raises ValueError where a
-    reference is needed and none is given.
+    `old` are the parameters before the inner updates; `reference_policy` is the policy
+    of `reference` where it is not `policy`. Mismatched pairs are made within each of
+    `minibatches`. Raises ValueError where a reference is needed and none is given.
     """
     needs = objective.needs
-    if "old" in needs and batch.old is None:
-        streams = annotate(policy, old, rows)
-        batch = dataclasses.replace(batch, old=streams.policy)
-    if needs & {"reference", "reference_lse", "reference_vocab"}:
-        if reference is None:
-            raise ValueError("the objective needs reference parameters; none are given")
+    if "old_collision" in needs or ("old" in needs and batch.old is None):
+        extras = ("collision",) if "old_collision" in needs else ()
+        streams = annotate(policy, old, rows, extras)
+        batch = dataclasses.replace(
+            batch, old=streams.policy, old_collision=streams.collision
+        )
+    if not needs & REFERENCE:
+        return batch
+    if reference is None:
+        raise ValueError("the objective needs reference parameters; none are given")
+    judge = policy if reference_policy is None else reference_policy
+    if needs & (REFERENCE - {"mismatched"}):
         extras = [x for x in ("lse", "vocab") if f"reference_{x}" in needs]
-        streams = annotate(policy, reference, rows, tuple(extras))
+        streams = annotate(judge, reference, rows, tuple(extras))
         batch = dataclasses.replace(
             batch,
             reference=streams.policy,
             reference_lse=streams.lse,
             reference_vocab=streams.vocab,
         )
+    if "mismatched" in needs and batch.mismatched is None:
+        streams = annotate(judge, reference, mismatched_rows(rows, minibatches))
+        total = streams.policy.sum(-1)
+        batch = dataclasses.replace(batch, mismatched_reference=total)
     return batch
+
+
+def with_present(
+    policy: Policy,
+    objective: AnyObjective,
+    params: Params,
+    rows: Rows,
+    batch: Batch,
+    microbatches: int = 1,
+    minibatches: int = 1,
+) -> Batch:
+    """`batch` with what the policy says at `params`, as constants, where it is needed.
+
+    `current`, `current_entropy` and `mismatched` of the whole batch, computed in
+    `microbatches` pieces: what `prepare` makes of them does not depend on the cut.
+    `minibatches` as in `with_streams`.
+    """
+    missing = {x for x in objective.needs if getattr(batch, x, 0) is None}
+    params, found = jax.lax.stop_gradient(params), {}
+
+    def scored(rows: Rows, extras: tuple[str, ...] = ()) -> Streams:
+        return _in_pieces(
+            lambda piece: streams_of(policy, params, piece, extras), rows, microbatches
+        )
+
+    if missing & {"current", "current_entropy"}:
+        extras = ("entropy",) if "current_entropy" in missing else ()
+        streams = scored(rows, extras)
+        found = {"current": streams.policy, "current_entropy": streams.entropy}
+    if "mismatched" in missing:
+        others = mismatched_rows(rows, minibatches)
+        reference = given(batch, "mismatched_reference")
+        gap = scored(others).policy.sum(-1) - reference
+        # an empty response stands for no pair
+        found["mismatched"] = jnp.where(others.response_mask.any(-1), gap, jnp.nan)
+    return dataclasses.replace(batch, **{x: found[x] for x in missing & found.keys()})
+
+
+def _cut(tree: Any, pieces: int) -> Any:
+    """Leaves [P, ...] as [pieces, P / pieces, ...]."""
+    return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), tree)
+
+
+def _in_pieces(function, rows: Rows, pieces: int):
+    """`function` of the rows, one piece of P after the other, joined again."""
+    if pieces == 1:
+        return function(rows)
+    parts = jax.lax.map(function, _cut(rows, pieces))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
 
 
 def loss_and_grad(
     policy: Policy,
-    objective: Objective,
+    objective: AnyObjective,
     params: Params,
     rows: Rows,
-    prepared: Prepared,
+    prepared: Any,
     microbatches: int = 1,
 ):
     """((loss, metrics), gradient) of a prepared batch in `microbatches` pieces of P.
 
-    The pieces add up to the whole: the normalisers are inside `prepared`.
+    The pieces add up to the whole: the normalisers are inside `prepared`, which is
+    what `objective.prepare` gives.
     """
-    extras = [x for x in ("entropy", "lse", "vocab") if x in objective.needs]
+    extras = [x for x in EXTRAS if x in objective.needs]
 
     def loss(params, rows, prepared):
         return objective.loss(streams_of(policy, params, rows, extras), prepared)
@@ -104,11 +186,7 @@ def loss_and_grad(
     step = jax.value_and_grad(loss, has_aux=True)
     if microbatches == 1:
         return step(params, rows, prepared)
-
-    def cut(x):
-        return x.reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:])
-
-    pieces = jax.tree.map(cut, (rows, prepared))
+    pieces = _cut((rows, prepared), microbatches)
     shapes = jax.eval_shape(step, params, *jax.tree.map(lambda x: x[0], pieces))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -118,29 +196,46 @@ def loss_and_grad(
     return jax.lax.scan(add, zeros, pieces)[0]
 
 
-@jax.jit
-def advantage(objective: Objective, batch: Batch) -> Array:
-    """`objective.advantage` compiled: statistics of a batch that is cut afterwards."""
-    return objective.advantage(batch)
+@partial(jax.jit, static_argnums=(0, 5, 6))
+def advantage(
+    policy: Policy,
+    objective: AnyObjective,
+    params: Params,
+    rows: Rows,
+    batch: Batch,
+    microbatches: int,
+    minibatches: int,
+) -> Any:
+    """The signal of a whole batch, before it is cut into `minibatches`.
+
+    An advantage is relative to the batch as it was drawn. It is computed in
+    `microbatches` pieces where it reads what the policy says at `params`.
+    """
+    pieces = microbatches, minibatches
+    return objective.advantage(
+        with_present(policy, objective, params, rows, batch, *pieces)
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 6), donate_argnums=(3,))
 def update(
     policy: Policy,
-    objective: Objective,
+    objective: AnyObjective,
     optimizer: Optimizer,
     state: State,
     rows: Rows,
     batch: Batch,
     microbatches: int,
     steps: Array,
-    signal: Array | None = None,
+    signal: Any = None,
 ):
     """One optimiser step on one logical batch: (new state, metrics as scalars).
 
     `state` is donated. `steps` is the length of the schedule. `signal` is given when
-    `batch` is a minibatch, since the statistics are those of the whole.
+    `batch` is a minibatch (see `advantage`); what the policy says at present, and what
+    is made of that (reference points, quantiles), is of the minibatch and this update.
     """
+    batch = with_present(policy, objective, state.params, rows, batch, microbatches)
     prepared = objective.prepare(batch, signal)
     (_, metrics), grads = loss_and_grad(
         policy, objective, state.params, rows, prepared, microbatches

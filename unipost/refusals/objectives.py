@@ -99,7 +99,8 @@ def in_reward_signal(o: Objective) -> str | None:
                 "the tokens to come need f(u)/u; write gradient: to_go with k3"
             )
         return None
-    if "rewards" not in o.signal.needs or isinstance(o.signal, Desirability):
+    scored = o.signal.needs & {"rewards", "components"}
+    if not scored or isinstance(o.signal, Desirability):
         return (
             f"penalty.estimator: in_reward with signal {kind(o.signal)}, which has no "
             "reward; write k2 or exact"

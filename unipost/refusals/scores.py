@@ -15,6 +15,7 @@ from unipost.links import (
     Importance,
     Linear,
     Residual,
+    RowLogistic,
     SoftGate,
     Weighted,
 )
@@ -119,7 +120,7 @@ def unused_ratio(score: Score) -> str | None:
         return None
     if score.anchor == "self":
         return f"ratio: {kind(score.ratio)} with anchor self; write anchor: old"
-    pair = isinstance(score.link, PairLink)
+    pair = isinstance(score.link, (PairLink, RowLogistic))
     if isinstance(score.ratio, LengthDesensitised) and not pair:
         return "ratio: LengthDesensitised without a pair; write ratio: null"
 

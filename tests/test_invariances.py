@@ -1,0 +1,316 @@
+"""What must not change a loss: padding, order, cuts, devices, and what is masked.
+
+Every example is compiled once, for a batch that lies spread over eight devices; that
+function then sees the batch padded, permuted, soiled, emptied, and at step 0. What it
+is compared with is the plain call on one device.
+"""
+
+from dataclasses import replace
+from functools import cache
+from itertools import cycle, product
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from preset_examples import (
+    COUNTS_EMPTY,
+    EXAMPLES,
+    GROWS,
+    group,
+    parts_of,
+    streams_and_batch,
+    terms,
+)
+from random_batch import random_batch
+
+from unipost import PRESETS, Objective, Penalty
+from unipost.aggregation import AGGREGATIONS
+from unipost.classical import JensenShannon, NeymanChi2, ReverseKL
+from unipost.corrections import CORRECTIONS
+from unipost.divergence import Divergence
+from unipost.links import LINKS
+from unipost.objective import at_present
+from unipost.pair_links import PAIR_LINKS, Logistic
+from unipost.penalties import Estimator, Gradient
+from unipost.ratios import RATIOS
+from unipost.reference_points import REFERENCE_POINTS
+from unipost.signals import SIGNALS, BatchZScore, LeaveOneOut, Mean, Signal, ZScore
+from unipost.weights import WEIGHTS
+
+MESH = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+SPREAD = NamedSharding(MESH, PartitionSpec("data"))
+REGISTRIES = (AGGREGATIONS, CORRECTIONS, LINKS, PAIR_LINKS, RATIOS)
+REGISTRIES += (REFERENCE_POINTS, SIGNALS, WEIGHTS)
+
+
+def value_and_grad(objective, streams, batch):
+    """((loss, metrics), gradient in every stream) of a call of the objective."""
+    return jax.value_and_grad(lambda s: objective(s, batch), has_aux=True)(streams)
+
+
+@cache
+def plain(name):
+    """The example's batch and its result, without compilation, on one device."""
+    streams, batch = streams_and_batch(name)
+    return streams, batch, value_and_grad(EXAMPLES[name], streams, batch)
+
+
+@cache
+def compiled(name):
+    """The example under jit, for a padded batch over eight devices."""
+    run = jax.jit(lambda s, b: value_and_grad(EXAMPLES[name], s, b))
+    return lambda s, b: run(*jax.device_put((padded(s, name), padded(b, name)), SPREAD))
+
+
+def padded(tree, name, prompts=8, more=1):
+    """Empty prompts, rows and tokens behind the others, filled with any number."""
+    rows = more if group(name) == 4 else 0  # a preference stays a group of two
+
+    def pad(x):
+        sizes = [(0, prompts - len(x)), (0, rows)] + [(0, more)] * (x.ndim > 2)
+        fill = 0 if x.dtype == bool else 9.9
+        return jnp.pad(
+            x, (*sizes, *[(0, 0)] * (x.ndim - len(sizes))), constant_values=fill
+        )
+
+    keep = tree.components if hasattr(tree, "components") else None
+    tree = jax.tree.map(pad, tree)
+    if keep is None:
+        return tree
+    kinds = ((0, prompts - len(keep)), (0, rows), (0, 0))
+    return replace(tree, components=jnp.pad(keep, kinds))
+
+
+def close(a, b, tol=1e-12, floor=1e-12):
+    """Same loss, metrics and gradient; the latter relative to its norm."""
+    (loss, metrics), grads = a
+    (want, numbers), others = b
+    assert float(loss) == pytest.approx(float(want), rel=tol, abs=floor)
+    for key, value in numbers.items():
+        got = float(metrics[key])
+        assert got == pytest.approx(float(value), rel=10 * tol, abs=10 * floor), key
+    leaves = jax.tree.leaves(others)
+    norm = np.sqrt(sum(float((x**2).sum()) for x in leaves))
+    assert norm > 0
+    for x, y in zip(jax.tree.leaves(grads), leaves, strict=True):
+        assert float(jnp.abs(x - y).max()) <= tol * norm
+
+
+def cropped(result, like):
+    """A result whose gradient is cut back to the shape of the batch `like`."""
+    value, grads = result
+    p, g, t = like.mask.shape
+    return value, jax.tree.map(lambda x: x[:p, :g, :t], grads)
+
+
+def test_every_preset_and_every_part_has_an_example():
+    assert {name.split("-")[0] for name in EXAMPLES} == set(PRESETS)
+    used = {type(part) for part in parts_of(tuple(EXAMPLES.values()))}
+    assert {kind for registry in REGISTRIES for kind in registry.values()} <= used
+
+    def kinds(base):
+        for kind in base.__subclasses__():
+            if kind.__module__.startswith("unipost."):
+                yield kind
+                yield from kinds(kind)
+
+    for base in (Signal, Divergence):
+        made = {kind for kind in kinds(base) if not kind.__abstractmethods__}
+        # LUFFY's shaping and the alpha family come with their presets
+        assert made <= used, made - used
+
+
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - COUNTS_EMPTY))
+def test_padding_and_eight_devices_change_nothing(name):
+    """Empty prompts, rows and tokens, jit and a mesh of eight: the same numbers."""
+    streams, batch, want = plain(name)
+    got = compiled(name)(streams, batch)
+    assert len(got[1].policy.sharding.device_set) == 8
+    close(cropped(got, batch), want)
+    beyond = padded(batch, name).mask == 0
+    if "text" not in EXAMPLES[name].needs:
+        outside = jnp.where(beyond, got[1].policy, 0.0)
+        assert float(jnp.abs(outside).max()) == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS_EMPTY))
+def test_empty_rows_count_where_the_aggregation_says_so(name):
+    """8 prompts for 6, of one row more where a group may grow: the denominators."""
+    streams, batch, want = plain(name)
+    got = compiled(name)(streams, batch)
+    rows = padded(batch, name).mask.shape[0] * padded(batch, name).mask.shape[1]
+    share = 6 * group(name) / rows
+    for x, y in zip(jax.tree.leaves(cropped(got, batch)[1]), jax.tree.leaves(want[1]), strict=True):
+        np.testing.assert_allclose(x, share * y, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_values_outside_the_mask_are_never_read(name):
+    """NaN and any number there give the same loss, and no gradient."""
+    streams, batch, _ = plain(name)
+
+    def filled(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating) and x.ndim > 2
+        return jnp.where(jnp.isnan(x), -3.7, x) if floating else x
+
+    clean = jax.tree.map(filled, (streams, batch))
+    close(compiled(name)(*clean), compiled(name)(streams, batch))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_permuting_prompts_and_rows_changes_nothing(name):
+    streams, batch, _ = plain(name)
+    rng = np.random.default_rng(1)
+    prompts, rows = rng.permutation(6), rng.permutation(group(name))
+
+    def permute(x):
+        return x[prompts][:, rows]
+
+    value, grads = cropped(compiled(name)(streams, batch), batch)
+    moved = compiled(name)(*jax.tree.map(permute, (streams, batch)))
+    close(cropped(moved, batch), (value, jax.tree.map(permute, grads)))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_microbatches_add_up(name):
+    """Loss, metrics and gradient of the slices sum to those of the whole."""
+    objective = EXAMPLES[name]
+    streams, batch, whole = plain(name)
+    prepared = objective.prepare(at_present(objective, streams, batch))
+    step = jax.value_and_grad(objective.loss, has_aux=True)
+    slices = [
+        step(*jax.tree.map(lambda x, i=i: x[i : i + 3], (streams, prepared)))
+        for i in (0, 3)
+    ]
+    values = jax.tree.map(lambda *x: sum(x), *[value for value, _ in slices])
+    grads = jax.tree.map(lambda *x: jnp.concatenate(x), *[grad for _, grad in slices])
+    close((values, grads), whole)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_empty_batch_gives_zero(name):
+    streams, batch, _ = plain(name)
+    nothing = jnp.zeros_like(batch.mask)
+    empty = replace(batch, mask=nothing, text=nothing)
+    (loss, _), grads = compiled(name)(streams, empty)
+    if name != "dpo-counted":  # there an empty pair has the loss of log u = 0
+        assert float(loss) == 0.0
+    assert all(float(jnp.abs(x).max()) == 0.0 for x in jax.tree.leaves(grads))
+
+
+def at_step_zero(streams, batch):
+    """The batch when policy, old, sampler and reference are still one model."""
+    return replace(
+        batch,
+        weight=None,
+        old=streams.policy,
+        behavior=streams.policy,
+        reference=streams.policy,
+        reference_lse=streams.lse,
+        reference_vocab=streams.vocab,
+        mismatched=jnp.where(jnp.isnan(batch.mismatched), jnp.nan, 0.0),
+    )
+
+
+# one log-ratio of 0 that is not computed from policy and anchor alone
+NOT_ZERO = {"f_sft-lse"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_step_zero(name):
+    """Ratio 1, implicit reward 0, KL 0, nothing clipped; DPO's loss is log 2."""
+    streams, batch, _ = plain(name)
+    same = at_step_zero(streams, batch)
+    _, metrics = EXAMPLES[name](streams, same)
+    for k, term in enumerate(terms(EXAMPLES[name])):
+        prefix = f"{k}/" if k else ""
+        numbers = {n: float(metrics[prefix + n]) for n in metrics if prefix + n in metrics}
+        if getattr(term, "anchor", "none") != "none" and name not in NOT_ZERO:
+            assert abs(numbers["implicit_reward"]) < 1e-15
+        for key in ("penalty", "clip_share", "clamp_share", "penalty_clamp_share"):
+            assert numbers.get(key, 0.0) == 0.0, key
+        plain_logistic = getattr(term, "link", None) == Logistic()
+        if plain_logistic and term.anchor == "reference" and name in LOG_TWO:
+            assert numbers["loss"] == pytest.approx(np.log(2.0), rel=1e-14)
+
+
+LOG_TWO = {"dpo", "dpo-length", "f_dpo", "f_dpo-alpha", "f_dpo-skew", "f_dpo-adjoint"}
+LOG_TWO |= {"f_dpo-unit", "f_dpo-token", "chi_po", "ld_dpo", "aot"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_float32_agrees_with_float64(name):
+    streams, batch, want = plain(name)
+
+    def single(x):
+        return x.astype(jnp.float32) if x.dtype == jnp.float64 else x
+
+    got = value_and_grad(EXAMPLES[name], *jax.tree.map(single, (streams, batch)))
+    close(got, want, 1e-5, 1e-5)
+
+
+CENTRED = (Mean, LeaveOneOut, ZScore, BatchZScore)
+NO_SIGNAL = [
+    name
+    for name, o in EXAMPLES.items()
+    if isinstance(o, Objective) and type(o.signal) in CENTRED and name != "opmd"
+]
+
+
+@pytest.mark.parametrize("name", NO_SIGNAL)
+def test_equal_rewards_give_no_gradient(name):
+    objective = EXAMPLES[name]
+    streams, batch, _ = plain(name)
+    clamp = None if objective.anchor in ("none", "self") else objective.clamp
+    objective = replace(objective, penalty=None, entropy_bonus=None, clamp=clamp)
+    equal = replace(batch, rewards=jnp.full(batch.rewards.shape, 0.1))
+    _, grads = value_and_grad(objective, streams, equal)
+    assert float(jnp.abs(grads.policy).max()) == 0.0
+
+
+def test_twice_the_batch_is_the_same_loss():
+    """But for LUFFY's released normaliser: twice the batch, twice the loss."""
+    for name in ("luffy", "grpo", "dpo"):
+        streams, batch, want = plain(name)
+        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (streams, batch))
+        ratio = float(jax.jit(EXAMPLES[name])(*twice)[0] / want[0][0])
+        assert ratio == pytest.approx(2.0 if name in GROWS else 1.0)
+
+
+def penalties(estimator):
+    """The estimator with every gradient, and at every level that has a meaning."""
+    levels = product(("token", "sequence"), ("token", "sequence", "sequence_mean"))
+    kinds = [("own", *level) for level in levels]
+    kinds += [(gradient, "token", "token") for gradient in get_args(Gradient)[1:]]
+    divergences = cycle([ReverseKL(), JensenShannon(), NeymanChi2()])
+    for gradient, level, importance in kinds:
+        f = next(divergences)
+        try:
+            yield Penalty(0.3, f, estimator, gradient, level, importance)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_every_penalty_is_cut_and_permuted(estimator):
+    """Each with its gradients and levels: in another order, and in two halves."""
+    streams, batch = random_batch(4)
+    order = np.random.default_rng(2).permutation(6)
+    tried = 0
+    for penalty in penalties(estimator):
+        objective = Objective(signal=Mean(), penalty=penalty)
+        value, grads = value_and_grad(objective, streams, batch)
+        prepared = objective.prepare(jax.tree.map(lambda x: x[order], batch))
+        step = jax.value_and_grad(objective.loss, has_aux=True)
+        halves = []
+        for cut in (slice(0, 3), slice(3, 6)):
+            some = jax.tree.map(lambda x, cut=cut: x[order][cut], streams)
+            halves.append(step(some, jax.tree.map(lambda x, cut=cut: x[cut], prepared)))
+        values = jax.tree.map(jnp.add, halves[0][0], halves[1][0])
+        moved = jax.tree.map(lambda *x: jnp.concatenate(x), halves[0][1], halves[1][1])
+        close((values, moved), (value, jax.tree.map(lambda x: x[order], grads)))
+        tried += 1
+    assert tried >= 1

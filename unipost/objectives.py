@@ -1,0 +1,44 @@
+"""The three kinds of objective as one: what a run can train, and under which name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from unipost.mixture import Mixture
+from unipost.objective import Objective
+from unipost.pair_links import PairLink
+from unipost.presets import PRESETS
+from unipost.score import Score
+from unipost.vocabulary import Distillation, Gem, Vocabulary
+
+AnyObjective = Objective | Mixture | Vocabulary
+"""They share `needs`, `advantage`, `prepare` and `loss`; a training step asks no more.
+
+A mixture's signal and prepared batch are tuples, one entry per term.
+"""
+
+OBJECTIVES: dict[str, Callable[..., AnyObjective]] = {
+    **PRESETS,
+    "gem": Gem,  # the class takes what the preset takes, and has the preset's name
+    "custom": Objective,
+    "mixture": Mixture,
+    "distillation": Distillation,
+}
+"""Every objective by its name in a config."""
+
+
+def terms(objective: AnyObjective) -> tuple[Objective | Vocabulary, ...]:
+    """The terms of a mixture; any other objective as its only term."""
+    return objective.terms if isinstance(objective, Mixture) else (objective,)
+
+
+def margin_score(objective: AnyObjective | None) -> Score | None:
+    """The score whose f' and beta measure a margin to the reference, if there is one.
+
+    That of the first term with a pair link on the reference.
+    """
+    for term in () if objective is None else terms(objective):
+        pair = isinstance(term, Score) and isinstance(term.link, PairLink)
+        if isinstance(term, Score) and pair and term.anchor == "reference":
+            return term
+    return None
