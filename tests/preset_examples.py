@@ -53,7 +53,12 @@ from unipost.signals import (
 )
 from unipost.weights import Keep, Mask
 
-_dpo, _grpo, _dapo, _f_sft = presets.dpo(), presets.grpo(), presets.dapo(), presets.f_sft
+_dpo, _grpo, _dapo, _f_sft = (
+    presets.dpo(),
+    presets.grpo(),
+    presets.dapo(),
+    presets.f_sft,
+)
 
 DEMONSTRATIONS = {
     "sft": presets.sft(),

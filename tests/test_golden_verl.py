@@ -170,7 +170,7 @@ def test_golden_value_loss(hyper, inputs, want):
 
 
 def problem(seed, spread, rows=6, width=7):
-    """Random rows [B, T]: holes, an empty row, zero advantages, garbage off the mask."""
+    """Rows [B, T]: holes, an empty row, zero advantages, garbage off the mask."""
     rng = np.random.default_rng(seed)
     mask = (rng.random((rows, width)) < 0.8).astype(float)
     mask[0], mask[1] = 1.0, 0.0

@@ -82,6 +82,8 @@ def test_random_options_of_grpo(seed):
         limits = {"mode": mode, "clip_max": 1.5, "clip_min": 0.4}
         held = inputs | {"sampling_logps": sampled}
         inputs["importance_sampling_ratio"] = oracle_trl.is_correction(limits, held)
+    elif hyper["off_policy_mask_threshold"] is not None:
+        inputs["sampling_logps"] = sampled
     sapo = hyper["loss_type"] == "sapo"  # TRL holds its temperatures in float32
     tol = {"rtol": 1e-6, "atol": 1e-7} if sapo else EXACT
     _, grad = check_against_oracle("grpo", hyper, inputs, tol)
@@ -113,6 +115,7 @@ def test_tokens_that_the_sampler_did_not_report(over):
     hyper, inputs = drawn(3, per_token=False)
     hyper |= {"loss_type": "bnpo", "on_policy": False, "entropy_coef": 0.0}
     inputs["old_logps"] = inputs["policy_logps"] - 0.1
+    inputs["sampling_logps"] = inputs["policy_logps"] + 0.2
     inputs["sampling_logps"][::2, 1] = np.nan
     if over == "stale":
         hyper["off_policy_mask_threshold"] = 0.05

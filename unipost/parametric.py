@@ -334,12 +334,13 @@ class Adjoint(Divergence):
     def constants(self):
         inner = self.divergence.constants()
         # f°'(0+) = lim f(v) - v f'(v) as v -> inf, that is -f*(f'(inf))
-        end = jnp.asarray(inner.slope_at_infinity, jnp.float32)
         traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self))
         if traced:
+            end = jnp.asarray(inner.slope_at_infinity, jnp.float32)
             low = -self.divergence.conjugate(end)
         else:
             with jax.ensure_compile_time_eval():
+                end = jnp.asarray(inner.slope_at_infinity, jnp.float32)
                 low = -float(self.divergence.conjugate(end))
         return Constants(
             inner.curvature,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from unipost.batch import Batch, Streams
 from unipost.mixture import Mixture
 from unipost.objective import Objective, at_present
-from unipost.objectives import AnyObjective
+from unipost.objectives import AnyObjective, terms
 from unipost.pair_links import PairLink
 from unipost.vocabulary import Vocabulary
 
@@ -36,16 +37,16 @@ def gradient_coefficient(
     Raises ValueError for a value gauge, an entropy bonus or an exact penalty, whose
     gradient also goes through the other tokens of the vocabulary.
     """
-    for term in objective.terms if isinstance(objective, Mixture) else (objective,):
-        if isinstance(term, Objective):
-            _refuse(term)
-        elif isinstance(objective, Mixture):
-            raise ValueError(
-                f"mixture: {type(term).__name__} has a coefficient for every token of "
-                "the vocabulary, the others one; ask for each term by itself"
-            )
+    check(objective)
     prepared = objective.prepare(at_present(objective, logps, batch))
     streams = logps if isinstance(logps, Streams) else Streams(policy=logps)
+    return of_prepared(objective, streams, prepared, batch.mask)
+
+
+def of_prepared(
+    objective: AnyObjective, streams: Streams, prepared: Any, mask: Array
+) -> Array:
+    """`gradient_coefficient` of a batch that has been prepared; `mask` is its own."""
     if isinstance(objective, Vocabulary):
         return _over_vocabulary(objective, streams, prepared)
 
@@ -54,15 +55,26 @@ def gradient_coefficient(
 
     grad = jax.grad(loss)(jnp.asarray(streams.policy))
     if isinstance(objective, Mixture):
-        kept = batch.mask > 0
-        unit = kept / jnp.maximum(kept.sum(), 1.0)
-        return jnp.where(kept, -grad / jnp.where(unit != 0, unit, 1.0), 0.0)
+        kept = mask > 0
+        return jnp.where(kept, -grad * jnp.maximum(kept.sum(), 1.0), 0.0)
     weight = prepared.weight
     if isinstance(objective.link, PairLink):
         unit = weight.sum((-2, -1), keepdims=True)
     else:
         unit = weight if objective.level == "token" else weight.sum(-1, keepdims=True)
     return jnp.where(weight != 0, -grad / jnp.where(unit != 0, unit, 1.0), 0.0)
+
+
+def check(objective: AnyObjective) -> None:
+    """Refuse an objective whose gradient is not one number per token."""
+    for term in terms(objective):
+        if isinstance(term, Objective):
+            _refuse(term)
+        elif isinstance(objective, Mixture):
+            raise ValueError(
+                f"mixture: {type(term).__name__} has a coefficient for every token of "
+                "the vocabulary, the others one; ask for each term by itself"
+            )
 
 
 def _refuse(objective: Objective) -> None:

@@ -72,7 +72,8 @@ def reward(score: Score) -> Expression:
     """The implicit reward z in terms of u."""
     z = formula("beta*x", beta=score.beta, x=of_divergence(score.divergence, "slope"))
     if isinstance(score, Objective) and score.reference_point is not None:
-        z = formula("beta*(x - z_0)", beta=score.beta, x=formula("log(u)"))
+        slope = of_divergence(score.divergence, "slope")
+        z = formula("beta*(x - z_0)", beta=score.beta, x=slope)
     if getattr(score, "gauge", "zero") == "vocabulary":
         z = formula("sum_t(x - c_t)", x=z)
     elif getattr(score, "gauge", "zero") != "zero":

@@ -5,13 +5,54 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from unipost.explain.expression import formula, text
+from unipost.explain.equality import equals
+from unipost.explain.expression import formula
 from unipost.explain.lines import Statement, objective_lines, vocabulary_lines
+from unipost.explain.status import status
+from unipost.explain.zero import zero_lines
 from unipost.mixture import Mixture
 from unipost.objective import Objective
-from unipost.objectives import AnyObjective, terms
+from unipost.objectives import AnyObjective
 
 WIDTH = 98  # columns; a terminal of 100 shows every line whole
+
+
+def explain(objective: AnyObjective) -> str:
+    """The objective in mathematical notation, line by line, in at most 98 columns.
+
+    ratio, reward, loss   u, the implicit reward z = beta f'(u) and the link's loss
+    signal, aggregation   A, and the loss L of the batch; penalty and others in between
+    GC     the coefficient, grad L = -sum_it w_it GC_it grad log pi(y_t | s_t)
+    status what is exact, gradient-equal, conditional or biased (see `status`)
+    zero   where value or gradient are 0, or are not
+    is     the presets it equals, or the nearest one and what differs (see `equals`)
+    reads  the streams and arrays of the batch
+
+    mean_G is over a group, mean_B over the batch, mean_i over rows, mean_t over a row's
+    tokens; sg is a stopped gradient, w chosen and l rejected. A part of one's own is
+    its name and the first line of its docstring. `gradient_coefficient` has numbers.
+    """
+    found = list(_rows(objective))
+    width = max(len(name) for name, _, _ in found) + 2
+    lines: list[str] = []
+    for name, words, hang in found:
+        wrapped = textwrap.wrap(
+            words,
+            WIDTH - width,
+            subsequent_indent=" " * hang,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        labels = [name, *[""] * (len(wrapped) - 1)]
+        pairs = zip(labels, wrapped, strict=True)
+        lines += [f"{label:<{width}}{line}" for label, line in pairs]
+    return "\n".join(lines)
+
+
+def latex(objective: AnyObjective) -> str:
+    """The same formulas as an `aligned` environment, for between dollars."""
+    rows = [statement.latex() for statement in statements(objective)]
+    return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
 
 def statements(objective: AnyObjective) -> Iterator[Statement]:
@@ -28,26 +69,16 @@ def statements(objective: AnyObjective) -> Iterator[Statement]:
         yield from vocabulary_lines(objective)
 
 
-def rows(objective: AnyObjective) -> Iterator[tuple[str, str]]:
-    """(name, text) of every line of `explain`."""
+def _rows(objective: AnyObjective) -> Iterator[tuple[str, str, int]]:
+    """(name, text, indent of what is wrapped); a repeated name is left out."""
     for statement in statements(objective):
-        yield statement.name, statement.text()
-    yield "reads", ", ".join(sorted(objective.needs))
-
-
-def explain(objective: AnyObjective) -> str:
-    found = list(rows(objective))
-    width = max(len(name) for name, _ in found) + 2
-    lines = []
-    for name, words in found:
-        wrapped = textwrap.wrap(
-            words, WIDTH - width, break_long_words=False, break_on_hyphens=False
-        )
-        for label, line in zip([name, *[""] * len(wrapped)], wrapped, strict=False):
-            lines.append(f"{label:<{width}}{line}")
-    return "\n".join(lines)
-
-
-def latex(objective: AnyObjective) -> str:
-    found = [s.latex() for s in statements(objective)]
-    return "\\begin{aligned}\n" + " \\\\\n".join(found) + "\n\\end{aligned}"
+        yield statement.name, statement.text(), 0
+    labelled = [f"{s.label:<12}{s.about}: {s.line}" for s in status(objective)]
+    for name, lines, hang in (
+        ("status", labelled, 12),
+        ("zero", zero_lines(objective), 0),
+        ("is", [str(found) for found in equals(objective)], 0),
+        ("reads", [", ".join(sorted(objective.needs))], 0),
+    ):
+        for k, line in enumerate(lines):
+            yield name if k == 0 else "", line, hang

@@ -1,0 +1,207 @@
+"""Why a loss is 0, or its gradient: what the parts say, and what a batch says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unipost import advantages, baselines, links, signals
+from unipost.aggregation import SequenceMean
+from unipost.batch import Batch, Prepared, Streams
+from unipost.components import NormaliseThenSum, SumThenNormalise
+from unipost.explain.spelling import number_text
+from unipost.mixture import Mixture
+from unipost.objective import Objective, at_present
+from unipost.objectives import AnyObjective
+from unipost.pair_links import PairLink
+from unipost.parts import concrete
+from unipost.vocabulary import Distillation
+
+Array = jax.Array
+RATIO = (links.Clipped, links.Importance)
+CENTRED = (
+    *(signals.Mean, signals.LeaveOneOut, signals.ZScore, signals.BatchZScore),
+    *(advantages.Standardised, NormaliseThenSum, baselines.LengthWeighted),
+    baselines.InformativeMean,
+)
+TINY = 1e-12
+
+
+def zero_lines(objective: AnyObjective) -> tuple[str, ...]:
+    """When value and gradient are 0 whatever the batch, in words."""
+    if isinstance(objective, Mixture):
+        pairs = enumerate(map(zero_lines, objective.terms))
+        return tuple(f"term {k}: {line}" for k, lines in pairs for line in lines)
+    if isinstance(objective, Objective):
+        return tuple(_of_parts(objective))
+    if isinstance(objective, Distillation):
+        return ("0 with zero gradient where the policy is the teacher",)
+    return ()
+
+
+def _of_parts(o: Objective) -> Iterator[str]:
+    link, demonstrated = o.link, isinstance(o.signal, signals.Ones | signals.Chosen)
+    if isinstance(link, PairLink):
+        yield _pair_start(link, o)
+    elif isinstance(link, RATIO) and demonstrated:
+        yield f"-1 where policy = {o.anchor}"
+    elif isinstance(link, links.Linear) and demonstrated and o.anchor == "none":
+        yield "0 only where every token has probability 1"
+    elif isinstance(link, RATIO):
+        at = "always" if o.anchor == "self" else f"where policy = {o.anchor}"
+        even = _centred(o.signal) and isinstance(o.aggregation, SequenceMean)
+        known = " = 0" if even else ""
+        yield f"-mean A{known} {at}; the gradient there is that of -A log pi"
+    elif isinstance(link, links.Residual):
+        yield f"mean A^2/2 where policy = {o.anchor}; the gradient there is that of -A z"
+    elif isinstance(link, links.Gain):
+        yield "half of mean |A| where z = 0; the gradient fades on both sides"
+    if isinstance(link, links.Clipped) and (where := _clipped(link, demonstrated)):
+        yield f"zero gradient where {where}"
+    if _centred(o.signal):
+        yield "zero gradient in groups whose rewards are all equal: A = 0"
+    if (penalty := o.penalty) is not None and penalty.estimator != "in_reward":
+        kinked = penalty.estimator in ("k1", "abs") or penalty.divergence.curvature is None
+        also = "not its gradient" if kinked else "with zero gradient"
+        yield f"the penalty is 0 where policy = reference, {also}"
+
+
+def _clipped(link: links.Clipped, demonstrated: bool) -> str:
+    """Where the clip takes the gradient away."""
+    found = []
+    for bound, end, side in (
+        (link.high, "A > 0 and u > ", 1.0),
+        (link.low, "A < 0 and u < ", -1.0),
+    ):
+        known = concrete(bound)
+        if known is None:
+            return "the clip binds"
+        if known != float("inf") and not (demonstrated and side < 0):
+            end = end.removeprefix("A > 0 and ") if demonstrated else end
+            found.append(end + number_text(1.0 + side * known))
+    return ", or ".join(found)
+
+
+def _pair_start(link: PairLink, o: Objective) -> str:
+    with jax.ensure_compile_time_eval():
+        zero = jnp.zeros(1)
+        value, slope = jax.value_and_grad(lambda z: link.loss(z, zero).sum())(zero)
+    where = "policy = reference" if o.anchor == "reference" else "equal rewards z"
+    named = "log 2 = " if abs(float(value) - np.log(2.0)) < 1e-6 else ""
+    also = "" if float(slope[0]) else ", with zero gradient on the chosen"
+    return f"{named}{float(value):.4g} at {where}, not 0{also}; ties are left out"
+
+
+def _centred(signal: signals.Signal) -> bool:
+    if isinstance(signal, SumThenNormalise):
+        return _centred(signal.advantage)
+    inner = getattr(signal, "signal", None)
+    if isinstance(inner, signals.Signal):
+        return _centred(inner)
+    return isinstance(signal, CENTRED)
+
+
+def why_zero(
+    objective: AnyObjective, batch: Batch, logps: Array | Streams
+) -> tuple[str, ...]:
+    """Value and gradient on a batch, then what in it makes them small, with numbers.
+
+    The first line says whether loss and gradient are 0; then one line for every cause
+    found: no token, unscored rows, groups without spread, ties, weights of 0, clipped
+    or clamped units, a value that cancels, a penalty at the reference. `logps` [P, G,
+    T] or `Streams`, as the objective takes them. Terms of a mixture are told apart.
+    """
+    streams = logps if isinstance(logps, Streams) else Streams(policy=jnp.asarray(logps))
+    prepared = objective.prepare(at_present(objective, streams, batch))
+
+    def whole(given: Streams) -> Array:
+        return objective.loss(given, prepared)[0]
+
+    value, grad = jax.value_and_grad(whole)(streams)
+    sizes = [np.nan_to_num(np.abs(np.asarray(x))) for x in jax.tree.leaves(grad)]
+    largest = max(float(x.max(initial=0.0)) for x in sizes)
+    head = f"loss {_number(value)}, largest |dL/dlog pi| {_number(largest)}"
+    if not (np.asarray(batch.mask) > 0).any():
+        return (head, "the batch is empty: no token in its mask")
+    if isinstance(objective, Mixture):
+        found = []
+        for k, term in enumerate(objective.terms):
+            found += [f"term {k}: {line}" for line in why_zero(term, batch, streams)]
+        return (head, *found)
+    if not isinstance(objective, Objective):
+        return (head,)
+    batch = at_present(objective, streams, batch)
+    causes = _of_batch(objective, batch, prepared)
+    numbers = _of_numbers(objective, streams, prepared, np.asarray(grad.policy))
+    return (head, *causes, *numbers)
+
+
+def _number(value: Any) -> str:
+    return "0" if abs(float(value)) < TINY else f"{float(value):.4g}"
+
+
+def _of_batch(o: Objective, batch: Batch, prepared: Prepared) -> Iterator[str]:
+    """Rows and groups that have nothing to say."""
+    seen = np.asarray(batch.mask) > 0
+    kept = np.asarray(prepared.batch.mask) > 0
+    rows = seen.any(-1)
+    if (empty := int((~rows).sum())) > 0:
+        yield f"{empty} of {rows.size} rows are empty"
+    if "rewards" in o.signal.needs and batch.rewards is not None:
+        nan = np.isnan(np.asarray(batch.rewards))
+        nan = nan & rows if nan.ndim == 2 else (nan & seen).any(-1)
+        if nan.any():
+            yield f"{nan.sum()} of {rows.sum()} rows are unscored (NaN): A = 0"
+    if isinstance(o.link, PairLink):
+        undecided = int((seen.any((1, 2)) & ~kept.any((1, 2))).sum())
+        if undecided:
+            yield f"{undecided} of {len(kept)} pairs are ties or half empty: left out"
+    else:
+        yield from _silent(np.asarray(prepared.signal), kept)
+    if (off := kept & (np.asarray(prepared.weight) == 0)).any():
+        yield f"row weights are 0 on {off.sum()} of {kept.sum()} tokens"
+
+
+def _silent(signal: np.ndarray, kept: np.ndarray) -> Iterator[str]:
+    """Groups and rows whose advantage is 0 on every token."""
+    pushed = ((signal != 0) & kept).any(-1)
+    groups, some = kept.any((1, 2)), pushed.any(-1)
+    if (still := int((groups & ~some).sum())) > 0:
+        yield f"{still} of {groups.sum()} groups have A = 0 on every token"
+    rows = kept.any(-1)
+    alone = int((rows & ~pushed & some[:, None]).sum())
+    if alone:
+        yield f"{alone} of {rows.sum()} rows have A = 0 in a group that has others"
+
+
+SHARES = {
+    "clip_share": "clipped the way A pushes: no gradient from the link",
+    "dual_clip_share": "beyond the dual clip: no gradient from the link",
+    "clamp_share": "beyond the clamp on log u: no gradient from the link",
+    "penalty_clamp_share": "beyond the clamp on log u in the penalty",
+}
+
+
+def _of_numbers(
+    o: Objective, streams: Streams, prepared: Prepared, grad: np.ndarray
+) -> Iterator[str]:
+    """Units without a gradient, a value that cancels, the penalty."""
+    kept = np.asarray(prepared.batch.mask) > 0
+    value, metrics = o.loss(streams, prepared)
+    for name, words in SHARES.items():
+        if (share := float(metrics.get(name, 0.0))) > 0:
+            yield f"{100 * share:.3g} % of the units are {words}"
+    signal = np.asarray(prepared.signal)
+    if (still := kept & (signal != 0) & (grad == 0)).any():
+        yield f"{still.sum()} of {kept.sum()} tokens have A != 0 and no gradient"
+    size = float(np.abs(signal)[kept].mean()) if kept.any() else 0.0
+    if isinstance(o.link, PairLink):
+        yield f"mean margin z_w - z_l {_number(metrics['margin'])}"
+    elif isinstance(o.link, RATIO) and abs(float(value)) < TINY < size:
+        yield f"the value -mean A u cancels, with mean |A| {_number(size)}"
+    if o.penalty is not None and abs(float(metrics["penalty"])) < TINY:
+        yield "the penalty is 0: the policy is the reference on these tokens"
