@@ -202,14 +202,15 @@ def test_an_argument_that_an_edit_replaces_is_refused():
 @pytest.mark.parametrize("name", sorted(unipost.DIVERGENCES))
 def test_the_slope_that_explain_prints_is_the_slope(name):
     """beta u f''(u) as text, evaluated, against the derivative of f'."""
-    from unipost.explain import _slope_text
-    from unipost.score import Score
+    from unipost.explain.divergences import of_divergence
+    from unipost.explain.expression import formula
+    from unipost.explain.expression import text as spelled
 
     arguments = {"alpha": (0.3,), "hockey_stick": (1.5,)}.get(name, ())
     if name in ("unit_curvature", "adjoint"):
         arguments = (PearsonChi2(),)
     divergence = unipost.DIVERGENCES[name](*arguments)
-    text = _slope_text(Score(divergence, 0.7))
+    text = spelled(formula("0.7*x", x=of_divergence(divergence, "curve")))
     if "f''" in text:  # no closed form is printed
         return
     text = text.replace("^", "**").replace("2u", "2 u").replace("**-1/2", "**(-1/2)")

@@ -21,7 +21,7 @@ from unipost import Batch, trl
 from unipost.trl.legacy import DPO_OLD_LOSSES, OF_THE_MARGIN, REFERENCE_FREE
 from unipost.trl.preferences import DPO_LOSSES, NOT_WEIGHTED, TAKE_A_DIVERGENCE
 
-PAIRS, TOKENS = 5, 7
+PAIRS, TOKENS = 6, 7
 RNG = np.random.default_rng(7)
 
 
@@ -83,19 +83,14 @@ def test_every_loss_that_takes_a_divergence(kind, coef):
     agrees("dpo", options | coef, SOME)
 
 
+SHORT = ["ipo", "nca_pair", "aot", "aot_unpaired"]
+
+
 @pytest.mark.parametrize(
     "names, options",
     [
         (DPO_LOSSES, {"label_smoothing": 0.3, "beta": 0.7, "discopop_tau": 0.5}),
-        (DPO_LOSSES, {"label_smoothing": 0.1, "ld_alpha": 0.4}),
-        (
-            TAKE_A_DIVERGENCE,
-            {
-                "label_smoothing": 0.1,
-                "ld_alpha": 0.4,
-                "f_divergence_type": "forward_kl",
-            },
-        ),
+        (SHORT, {"ld_alpha": 0.4}),
         (
             without(DPO_LOSSES, *NOT_WEIGHTED),
             {"label_smoothing": 0.1, "ld_alpha": 0.6, "use_weighting": True},
@@ -105,6 +100,7 @@ def test_every_loss_that_takes_a_divergence(kind, coef):
             {
                 "label_smoothing": 0.1,
                 "f_divergence_type": "js_divergence",
+                "ld_alpha": 0.4,
                 "use_weighting": True,
             },
         ),
@@ -119,17 +115,15 @@ def test_a_list_of_one_has_its_weight():
     agrees("dpo", {"loss_type": ["sigmoid_norm"], "loss_weights": [0.25]}, SOME)
 
 
-OLD = without(DPO_OLD_LOSSES, "ipo")
-UNSORTED = without(OLD, "aot", "aot_pair", "sft")
+UNSORTED = ["sigmoid", "bco_pair", "nca_pair", "apo_down"]
 
 
 @pytest.mark.parametrize(
     "names, options, inputs",
     [
-        (OLD, {"label_smoothing": 0.2, "beta": 0.6}, SOME),
-        (DPO_OLD_LOSSES, {"label_smoothing": 0.2}, FULL),
-        (OLD, {"logps": "average", "discopop_tau": 0.5}, FULL),
-        (DPO_OLD_LOSSES, {"logps": "sum"}, SOME),
+        (["ipo", "sigmoid", "bco_pair", "aot_pair", "sppo_hard"], {}, FULL),
+        (["hinge", "discopop"], {"logps": "average", "discopop_tau": 0.5}, FULL),
+        (DPO_OLD_LOSSES, {"logps": "sum", "label_smoothing": 0.3, "beta": 0.6}, SOME),
         (OF_THE_MARGIN, {"f_divergence_type": "js_divergence"}, FULL),
         *(
             (
@@ -174,7 +168,7 @@ def test_the_old_discount_is_the_policys_alone():
     share = length_desensitised(SOME["mask"], 0.4)
     tokens = masked(SOME["policy_logps"], SOME["mask"])
     gap = tokens * share - masked(SOME["ref_logps"], SOME["mask"])
-    delta = float(np.mean([0.2, np.float32(0.3 * gap.sum(1).mean())]))
+    delta = (0.2 + 0.3 * gap.sum(1).mean()) / 2
     objective = trl.dpo_old(**options, ld_alpha=0.4, bco_delta=delta)
     hyper, inputs = (
         {**options, "running": [0.2]},
@@ -251,15 +245,17 @@ def test_label_smoothing_over_the_vocabulary(options):
     agrees("sft", options, inputs)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
-    "options",
+    "beta, options",
     [
-        {"temperature": 2.0},
-        {"reduction": "sum"},
-        {"reduction": "mean", "temperature": 0.9},
-        {"num_items_in_batch": 11},
-        {"labels": "none"},
+        (0.0, {"temperature": 2.0}),
+        (1.0, {"temperature": 2.0}),
+        (0.3, {"temperature": 2.0}),
+        (0.7, {"reduction": "sum"}),
+        (0.3, {"reduction": "mean", "temperature": 0.9}),
+        (0.0, {"reduction": "mean"}),
+        (0.3, {"num_items_in_batch": 11}),
+        (0.3, {"labels": "none"}),
     ],
 )
 def test_gkd(beta, options):
@@ -309,9 +305,6 @@ def test_microbatches_of_a_prepared_batch_add_up(name):
     streams, batch = BUILD[family](inputs)
     if family == "orpo":
         batch = Batch(mask=batch.mask, text=jnp.ones_like(batch.mask))
-    (_, called), _ = jax.jit(jax.value_and_grad(objective, has_aux=True))(
-        streams, batch
-    )
     # training fills in what the policy says over the logical batch
     whole = dataclasses.replace(batch, current=streams.policy)
     everything = streams, jax.jit(objective.prepare)(whole)
@@ -329,7 +322,6 @@ def test_microbatches_of_a_prepared_batch_add_up(name):
     added = np.concatenate([grad.policy for _, grad in pieces])
     exact(added, gradient.policy)
     assert np.abs(added).max() > 1e-4
-    np.testing.assert_allclose(called["loss"], total["loss"], rtol=1e-12)
 
 
 def test_options_may_be_traced():
@@ -372,5 +364,5 @@ def test_one_empty_row_of_a_pair_counts_at_log_ratio_zero():
     """Half of a pair: its loss is that of the other half's reward alone."""
     batch = Batch(mask=jnp.array([[[1.0], [0.0]]]), reference=jnp.zeros((1, 2, 1)))
     policy = jnp.full((1, 2, 1), -0.8)
-    loss, _ = trl.dpo(beta=0.5)(policy, batch)
+    loss, _ = jax.jit(trl.dpo(beta=0.5))(policy, batch)
     np.testing.assert_allclose(loss, np.log1p(np.exp(0.4)), rtol=1e-12)

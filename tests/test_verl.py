@@ -316,3 +316,42 @@ def test_geometric_weight_of_equal_weights_is_their_value():
     got = np.array(RowGeometricMean()(batch, batch.advantage, None))
     full = np.array(batch.mask.sum(-1)) > 0
     np.testing.assert_allclose(got[full], 0.3, rtol=1e-7)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_but_gpg_needs_the_old_log_probs(mode):
+    objective = verl.policy_loss(mode, **NEEDED.get(mode, {}))
+    policy, batch = problem(8)
+    batch = dataclasses.replace(batch, old=None)
+    if mode == "gpg":
+        assert objective.needs == {"policy", "advantage"}
+        return
+    with pytest.raises(ValueError, match="batch.old: missing; the objective needs it"):
+        objective(policy, batch)
+
+
+def test_gspo_stops_where_the_mean_log_ratio_is_ten():
+    """Upwards alone: no gradient beyond, and the loss is that at ten."""
+    mask, signal = jnp.ones((1, 1, 2)), -jnp.ones((1, 1, 2))
+    objective = verl.policy_loss("gspo")
+    step = jax.value_and_grad(lambda old, policy: objective(policy, at(old))[0], 1)
+
+    def at(old):
+        return Batch(mask=mask, old=old, advantage=signal)
+
+    for drift, want in ((9.0, 9.0), (10.5, 10.0)):
+        policy = jnp.full((1, 1, 2), -1.0)
+        loss, grad = step(policy - drift, policy)
+        np.testing.assert_allclose(loss, np.exp(want), rtol=1e-12)
+        slope = np.exp(9.0) / 2 if drift == 9.0 else 0.0
+        np.testing.assert_allclose(grad[0, 0], slope, rtol=1e-12)
+
+
+def test_the_ball_of_dppo_kl_is_smoothed_near_certainty():
+    """q = 1/2, p = 1 - 1e-12: 8.5 with 1e-8 in the logarithm, 12.8 without."""
+    policy, old = jnp.full((1, 1, 1), -1e-12), jnp.full((1, 1, 1), np.log(0.5))
+    batch = Batch(mask=jnp.ones((1, 1, 1)), old=old, advantage=jnp.ones((1, 1)))
+    for high, kept in ((8.0, False), (9.0, True)):
+        objective = verl.policy_loss("dppo_kl", clip_high=high)
+        grad = jax.grad(objective, has_aux=True)(policy, batch)[0]
+        assert bool(grad.sum() != 0.0) == kept

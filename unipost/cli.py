@@ -42,7 +42,15 @@ on grad log pi of every token.
   unipost explain dpo
   unipost explain grpo kl=0.1 estimator=importance_k3
   unipost explain f_sft divergence=mypkg.mine:MyDivergence
-  unipost explain experiments/quickstart.yaml             (every arm)
+  unipost explain trl.dpo beta=0.2                (TRL's and verl's option names)
+  unipost explain mypkg.mine:my_objective         (a function or an object of your own)
+  unipost explain experiments/quickstart.yaml     (every arm)
+  unipost explain grpo --latex
+  unipost explain grpo --plot grpo.png            (the coefficient as curves)
+
+status: what is exact (value and gradient are those of the quantity named), right in
+gradient only, exact under a condition, or biased. zero: where value or gradient are 0.
+is: the presets it equals, or the nearest one and what differs.
 """
 
 LIST = """\
@@ -121,8 +129,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
 
     explain = verb("explain", EXPLAIN, _explain)
-    explain.add_argument("what", metavar="PRESET|FILE", help="preset, or experiment")
+    explain.add_argument(
+        "what", metavar="PRESET|FILE", help="preset, dotted path, or file"
+    )
     explain.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
+    explain.add_argument(
+        "--latex",
+        dest="spelling",
+        action="store_const",
+        const="latex",
+        default="explain",
+        help="print the formulas as LaTeX",
+    )
+    explain.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw the coefficient: .png, .pdf, .svg",
+    )
 
     listing = verb("list", LIST, _list)
     listing.add_argument("kind", nargs="?", help="one kind only")
@@ -195,24 +219,43 @@ def _run_study(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from unipost.explain import explain
+    from unipost import explain
 
     if options.what.endswith((".yaml", ".yml")):
-        objectives = _objectives(Path(options.what), options.overrides)
-        print("\n\n".join(f"{n}\n{explain(o)}".lstrip() for n, o in objectives))
-        return
-    from unipost.config import build
-    from unipost.objectives import AnyObjective
-    from unipost.presets import PRESETS
+        found = _objectives(Path(options.what), options.overrides)
+    else:
+        found = [_named(options.what, options.overrides)]
+    if options.spelling == "latex":
+        print("\n\n".join(explain.latex(o) for _, o in found))
+    else:
+        print("\n\n".join(f"{n}\n{explain.explain(o)}".lstrip() for n, o in found))
+    for name, objective in found if options.plot else ():
+        path = options.plot
+        if len(found) > 1:
+            path = path.with_stem(f"{path.stem}-{name}")
+        explain.plot_coefficient(objective, path)
+
+
+def _named(what: str, overrides: Sequence[str]):
+    """(first line of its docstring, objective) of a preset or a dotted path."""
+    import inspect
+    import pydoc
+
+    from unipost.choices import REGISTRIES
+    from unipost.config import CHOICES, build
+    from unipost.objectives import OBJECTIVES, AnyObjective
     from unipost.tree import COMMAND_LINE, merge_layers, parse_override
 
-    overrides = [(COMMAND_LINE, parse_override(o)) for o in options.overrides]
-    node = merge_layers([("", {"name": options.what}), *overrides])
+    library, _, function = what.partition(".")
+    if library in ("trl", "verl") and function:
+        what = f"unipost.{library}:{function}"
+    layers = [(COMMAND_LINE, parse_override(o)) for o in overrides]
+    node = merge_layers([("", {"name": what}), *layers])
+    CHOICES.update(REGISTRIES)
     objective = build(AnyObjective, node, file=COMMAND_LINE)
-    doc = PRESETS[options.what].__doc__ if options.what in PRESETS else None
-    if doc:
-        print(doc.splitlines()[0] + "\n")
-    print(explain(objective))
+    made = OBJECTIVES.get(what) or pydoc.locate(what.replace(":", "."))
+    doc = inspect.getdoc(made) if callable(made) else None
+    return f"{doc.splitlines()[0]}\n" if doc else "", objective
 
 
 def _objectives(file: Path, overrides: Sequence[str]):

@@ -50,12 +50,12 @@ def tree(objective: AnyObjective, notion: Notion = "value") -> Tree:
             known = concrete(weight)
             term["factor"] = weight if known is None else term["factor"] * known
         terms.sort(key=lambda t: sorted(map(str, t.items())))
-        return {f"terms.{k}.{path}": x for k, t in enumerate(terms) for path, x in t.items()}
+        named = [(f"terms.{k}.", term) for k, term in enumerate(terms)]
+        return {k + path: x for k, term in named for path, x in term.items()}
     if notion == "gradient" and isinstance(objective, Gem):
         if objective.h == "linear" and concrete(objective.beta) == 1.0:
             objective = Objective(aggregation=objective.aggregation)
-    draft = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
-    draft["factor"] = 1.0
+    draft: Draft = {**_fields(objective), "factor": 1.0}
     if not isinstance(objective, Objective):
         if "divergence" in draft:
             factor, draft["divergence"] = scaled(draft["divergence"])
@@ -66,8 +66,7 @@ def tree(objective: AnyObjective, notion: Notion = "value") -> Tree:
     _plain_sum(draft)
     _rewrite(draft, notion)
     if draft["off_policy"] is not None:
-        score = draft["off_policy"]
-        inner = {f.name: getattr(score, f.name) for f in dataclasses.fields(score)}
+        inner = _fields(draft["off_policy"])
         _rewrite_score(inner | {"signal": draft["signal"]}, inner, notion)
         draft["off_policy"] = inner
     return {"": "Objective"} | flat(draft)
@@ -82,11 +81,14 @@ def _plain_sum(d: Draft) -> None:
             d["statistics"] = {"empty": signal.empty}
 
 
+def _fields(value: Any) -> Draft:
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
 def flat(value: Any, path: str = "") -> Tree:
     """The leaves of nested parts, tuples and dicts by dotted path."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {path: type(value).__qualname__} | flat(fields, path)
+    if dataclasses.is_dataclass(value):
+        return {path: type(value).__qualname__} | flat(_fields(value), path)
     if isinstance(value, tuple | list):
         value = {str(k): x for k, x in enumerate(value)}
     if isinstance(value, dict):
@@ -133,14 +135,15 @@ def _rewrite_score(seen: Draft, d: Draft, notion: Notion) -> None:
         if concrete(d["ratio"].low) == concrete(d["ratio"].high) == INF:
             d["ratio"] = None
     kl = isinstance(d["divergence"], ReverseKL)
-    whole = d.get("reference_point") is None and not isinstance(d["link"], links.Weighted)
-    if d["per"] == "length" and d["level"] == "sequence" and kl and whole:
+    whole = d.get("reference_point") is None and d["per"] == "length"
+    whole = whole and not isinstance(d["link"], links.Weighted)
+    if whole and kl and d["level"] == "sequence":
         d["per"], d["level"] = "one", "sequence_mean"
     if notion == "gradient":
         _same_gradient(d)
     factor, d["divergence"] = scaled(d["divergence"])
-    if concrete(d["beta"]) is not None:
-        d["beta"] = concrete(d["beta"]) * factor
+    if (beta := concrete(d["beta"])) is not None:
+        d["beta"] = beta * factor
 
 
 def _live_bounds(link: Any, signal: Any) -> Any:
@@ -246,7 +249,9 @@ def _proportional(d: Draft) -> None:
 
 def _linear_sums(d: Draft) -> None:
     """-A log u of a sequence is the sum (or the mean) of its tokens'."""
-    linear = isinstance(d["link"], links.Linear) and isinstance(d["divergence"], ReverseKL)
+    linear = isinstance(d["link"], links.Linear) and isinstance(
+        d["divergence"], ReverseKL
+    )
     plain = d["ratio"] is None and d["clamp"] is None and not d["corrections"]
     rule = d["aggregation"]
     plain = plain and d["reference_point"] is None and d["per"] == "one"

@@ -50,7 +50,7 @@ def of_prepared(
     if isinstance(objective, Vocabulary):
         return _over_vocabulary(objective, streams, prepared)
 
-    def loss(policy: Array) -> Array:
+    def loss(policy: Array):
         return objective.loss(dataclasses.replace(streams, policy=policy), prepared)[0]
 
     grad = jax.grad(loss)(jnp.asarray(streams.policy))

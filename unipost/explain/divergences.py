@@ -110,7 +110,11 @@ SHAPES: dict[type[Divergence], Shape] = {
     ),
     HockeyStick: Shape(
         *("max(u - gamma, 0)", "indicator(u > gamma)", "0"),
-        *("max(log(u/gamma), 0)", "max(1 - gamma/u, 0)", "gamma/u*indicator(u > gamma)"),
+        *(
+            "max(log(u/gamma), 0)",
+            "max(1 - gamma/u, 0)",
+            "gamma/u*indicator(u > gamma)",
+        ),
         *("gamma*min(r, 0)", "gamma*indicator(r < 0)"),
     ),
     SkewJensenShannon: Shape(
@@ -153,8 +157,12 @@ def of_divergence(divergence: Divergence, what: str) -> Expression:
     if isinstance(divergence, Adjoint) and what in _SWAPPED:
         inner, swapped = divergence.divergence, formula("1/u")
         parts = {k: of_divergence(inner, k) for k in ("f", "slope", "curve")}
-        return formula(_SWAPPED[what], **{k: formula(v, u=swapped) for k, v in parts.items()})
-    source = getattr(SHAPES[type(divergence)], what) if type(divergence) in SHAPES else ""
+        return formula(
+            _SWAPPED[what], **{k: formula(v, u=swapped) for k, v in parts.items()}
+        )
+    source = (
+        getattr(SHAPES[type(divergence)], what) if type(divergence) in SHAPES else ""
+    )
     if source:
         return of_part(source, divergence)
     return formula(_OWN[what].format(type(divergence).__name__))

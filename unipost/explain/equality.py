@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from unipost.classical import ReverseKL
 from unipost.divergence import Divergence
-from unipost.explain.canonical import Notion, Tree, flat, tree
+from unipost.explain.canonical import Notion, Tree, tree
 from unipost.explain.spelling import number_text
 from unipost.links import Matching
 from unipost.objective import Objective
@@ -25,6 +25,10 @@ from unipost.presets import PRESETS
 
 Kind = Literal["equal", "equal in gradient", "differs"]
 Arguments = dict[str, Any]
+KINDS: tuple[tuple[Notion, Kind], ...] = (
+    ("value", "equal"),
+    ("gradient", "equal in gradient"),
+)
 CLOSEST = 8  # presets whose arguments are fitted
 PROBE = 0.6180339887  # for an argument whose default is None
 # settings that matter on some batches only, and on which they do not
@@ -70,7 +74,7 @@ def equals(objective: AnyObjective) -> tuple[Equality, ...]:
     The nearest preset with what differs, as the only entry, where there is none.
     """
     found: list[Equality] = []
-    for notion, kind in (("value", "equal"), ("gradient", "equal in gradient")):
+    for notion, kind in KINDS:
         done = {x.preset for x in found}
         for name, arguments, distance in _nearest(objective, notion):
             if distance == 0 and name not in done:
@@ -117,9 +121,9 @@ def _differences(one: Any, other: Any, path: str) -> Iterator[tuple[str, str, st
 
 
 def _same(a: Any, b: Any) -> bool:
-    numbers = [concrete(x) if not _text(x) else None for x in (a, b)]
-    if None not in numbers:
-        return math.isclose(*numbers, rel_tol=1e-9)
+    x, y = (None if _text(v) else concrete(v) for v in (a, b))
+    if x is not None and y is not None:
+        return math.isclose(x, y, rel_tol=1e-9)
     if hasattr(a, "shape") or hasattr(b, "shape"):
         return a is b
     return a == b
@@ -145,7 +149,9 @@ def _inside(path: str, wrong: set[str]) -> bool:
     return any(".".join(steps[:k]) in wrong for k in range(1, len(steps)))
 
 
-def _nearest(objective: AnyObjective, notion: Notion) -> list[tuple[str, Arguments, int]]:
+def _nearest(
+    objective: AnyObjective, notion: Notion
+) -> list[tuple[str, Arguments, int]]:
     """(preset, fitted arguments, distance), nearest first."""
     target = tree(objective, notion)
     pool = list(_parts(objective))
@@ -202,7 +208,9 @@ def _made(make: Callable, arguments: Arguments) -> AnyObjective | None:
         return None
 
 
-def _distance_of(make, arguments: Arguments, target: Tree, notion: Notion) -> int | None:
+def _distance_of(
+    make, arguments: Arguments, target: Tree, notion: Notion
+) -> int | None:
     made = _made(make, arguments)
     return None if made is None else _distance(tree(made, notion), target)
 
@@ -252,7 +260,13 @@ def _read_off(make, name, arguments: Arguments, target: Tree, notion: Notion):
     for path, y in one.items():
         wanted = target.get(path)
         moved = not _same(y, other.get(path, _ABSENT))
-        if moved and isinstance(y, float) and isinstance(wanted, float) and y and wanted:
+        if (
+            moved
+            and isinstance(y, float)
+            and isinstance(wanted, float)
+            and y
+            and wanted
+        ):
             # proportional to the setting, or to its inverse
             found += [start * wanted / y, start * y / wanted]
     return [x for x in found if not math.isnan(x)]
@@ -264,7 +278,7 @@ def _not_default(name: str, arguments: Arguments) -> Arguments:
 
 
 def _condition(objective: AnyObjective, preset: AnyObjective, notion: Notion) -> str:
-    """What the comparison has left open: `SOFT` settings, the kink of total variation."""
+    """What the comparison has left open: `SOFT` settings, total variation's kink."""
     one, other = tree(objective, notion), tree(preset, notion)
     keys = [k for k in (one | other) if _soft(k)]
     differ = [k for k in keys if not _same(one.get(k, _ABSENT), other.get(k, _ABSENT))]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import copy
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from unipost.explain.spelling import latex as latex
 from unipost.explain.spelling import text as text
@@ -45,7 +45,9 @@ def formula(source: str | Expression, **values: Any) -> Expression:
 def of_part(source: str, part: Any, **values: Any) -> Expression:
     """`formula` with the fields of a part for the names that it has."""
     fields = {name: getattr(part, name) for name in part.__dataclass_fields__}
-    numbers = {k: v for k, v in fields.items() if not hasattr(v, "__dataclass_fields__")}
+    numbers = {
+        k: v for k, v in fields.items() if not hasattr(v, "__dataclass_fields__")
+    }
     return formula(source, **(numbers | values))
 
 
@@ -115,7 +117,9 @@ def _terms(node: Expression, sign: float) -> list[tuple[float, Expression]]:
 def _sum(terms: list[tuple[float, Expression]]) -> Expression:
     """Terms added up, their numbers as one where the first of them stood."""
     numbers = [_number(x) for _, x in terms]
-    total = sum(s * n for (s, _), n in zip(terms, numbers, strict=True) if n is not None)
+    total = sum(
+        s * n for (s, _), n in zip(terms, numbers, strict=True) if n is not None
+    )
     kept, put = [], total == 0.0
     for (sign, term), number in zip(terms, numbers, strict=True):
         if number is None:
@@ -187,7 +191,9 @@ def _turned(factors: list[Expression]) -> float:
 def _reduced(above: float, below: float) -> tuple[float, float]:
     """above/below as one number in front where that is short to write."""
     ratio = above / below
-    exact = math.isinf(ratio) or math.isclose(float(f"{ratio:.6g}"), ratio, rel_tol=1e-12)
+    exact = math.isinf(ratio) or math.isclose(
+        float(f"{ratio:.6g}"), ratio, rel_tol=1e-12
+    )
     half = above == 1.0 and below in range(2, 10)  # x/2, not 0.5 x
     return (ratio, 1.0) if exact and not half else (above, below)
 
@@ -229,7 +235,9 @@ def _call(name: str, args: list[Expression]) -> Expression:
         return ast.Constant(1.0)
     elif name == "log" and numbers == [1.0]:
         return ast.Constant(0.0)
-    elif name == "log" and isinstance(args[0], ast.Call) and text(args[0].func) == "exp":
+    elif (
+        name == "log" and isinstance(args[0], ast.Call) and text(args[0].func) == "exp"
+    ):
         return args[0].args[0]
     if name in ("min", "max"):
         args = _distinct(name, args)
@@ -241,10 +249,13 @@ def call(name: str, args: list[Expression]) -> Expression:
     return ast.Call(ast.Name(name), args, [])
 
 
+def _is_call(node: Expression, name: str) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and text(node.func) == name
+
+
 def _distinct(name: str, args: list[Expression]) -> list[Expression]:
     """Arguments of min or max, those of an inner one with them, each once."""
     flat: list[Expression] = []
     for x in args:
-        inner = isinstance(x, ast.Call) and text(x.func) == name
-        flat += x.args if isinstance(x, ast.Call) and inner else [x]
+        flat += x.args if _is_call(x, name) else [x]
     return list({ast.dump(x): x for x in flat}.values())

@@ -51,18 +51,22 @@ def _demonstrations(o: Objective) -> Iterator[Status]:
         case links.Linear() if power is not None and o.anchor == "none":
             yield _one_hot(power)
         case links.Weighted(weight=Truncate(cap=cap, power=p), over="none") if (
-            (concrete(cap) or 0.0) >= 1.0 and concrete(p) == 1.0
-        ):
+            concrete(cap) or 0.0
+        ) >= 1.0 and concrete(p) == 1.0:
             line = "that of the total variation 1 - pi to a one-hot target"
             yield Status("gradient", "fit", line)
         case links.Weighted():
             yield Status("gradient", "fit", "that of a potential of the log-ratio")
         case links.Matching(divergence=TotalVariation()):
-            line = "SFT below r = 1/2; total variation + beta KL(pi || ref) only for beta"
+            line = (
+                "SFT below r = 1/2; total variation + beta KL(pi || ref) only for beta"
+            )
             line += " <= 1/osc(log expert/ref), never for one demonstration per prompt"
             yield Status("conditional", "fit", line)
         case links.Matching(divergence=f):
-            line = f"dual of {type(f).__name__}(pi || expert) + beta KL(pi || ref), for "
+            line = (
+                f"dual of {type(f).__name__}(pi || expert) + beta KL(pi || ref), for "
+            )
             line += "several demonstrations per prompt, "
             bounded = (concrete(f.slope_at_infinity) or 0.0) < math.inf
             line += "r > -f'(inf) on every token" if bounded else "of full support"
@@ -108,7 +112,9 @@ def _pair(o: Objective, link: pair_links.PairLink) -> Iterator[Status]:
     yield reward
     if isinstance(link, pair_links.Squared) and reward.label == "conditional":
         if _kl(o):
-            line = "preference probabilities themselves, KL-regularised (PsiPO, identity)"
+            line = (
+                "preference probabilities themselves, KL-regularised (PsiPO, identity)"
+            )
             yield Status("exact", "link", line)
             return
     yield from _preference(link)
@@ -157,7 +163,9 @@ def _preference(link: pair_links.PairLink) -> Iterator[Status]:
                 line += f" with a lead of {_number(lead)}"
             yield Status("conditional", "link", line)
             if bound is not None:
-                line = f"no gradient where |m| > {_number(bound)}: a clip, no likelihood"
+                line = (
+                    f"no gradient where |m| > {_number(bound)}: a clip, no likelihood"
+                )
                 yield Status("biased", "clip", line)
         case pair_links.RobustLogistic(noise=e):
             line = f"unbiased for clean labels if a share {_number(e)} is flipped"
@@ -182,14 +190,20 @@ def _rewards(o: Objective) -> Iterator[Status]:
             why = f"; where e^(A/tau) <= {_number(o.signal.cap)}" if capped else ""
             yield Status("conditional" if capped else "exact", "fit", line + why)
         case links.Linear() if _kl(o):
-            line = "the policy gradient on fresh samples of pi; no ratio corrects others"
+            line = (
+                "the policy gradient on fresh samples of pi; no ratio corrects others"
+            )
             yield Status("conditional", "fit", line)
         case links.Residual(centre="none"):
             line = "on fresh samples the gradient of KL-regularised RL; on any its"
-            yield Status("exact", "fit", f"{line} minimiser if the baseline is beta log Z")
+            yield Status(
+                "exact", "fit", f"{line} minimiser if the baseline is beta log Z"
+            )
         case links.Residual() | links.Contrast():
             line = "on fresh samples the gradient of KL-regularised RL, on any its"
-            yield Status("exact", "fit", f"{line} minimiser: log Z cancels in the group")
+            yield Status(
+                "exact", "fit", f"{line} minimiser: log Z cancels in the group"
+            )
         case links.Balance(divergence=f):
             line = f"on fresh samples that of {type(f).__name__}(pi || pi*), pi* ~ ref"
             line += " e^(A/tau); on others the same minimiser"

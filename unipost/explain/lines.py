@@ -11,7 +11,7 @@ from unipost.explain.expression import Expression, formula, text
 from unipost.explain.expression import latex as spelled
 from unipost.explain.links import Definition, LinkFormula, of_link
 from unipost.explain.spelling import prose
-from unipost.links import Matching, Weighted
+from unipost.links import Weighted
 from unipost.objective import Objective
 from unipost.pair_links import MarginLink, PairLink
 from unipost.parts import concrete
@@ -45,10 +45,13 @@ class Statement(NamedTuple):
 
     def latex(self) -> str:
         """The line as a row of an aligned environment."""
-        left = spelled(formula(self.left)) if self.left else ""
-        note = rf" \quad {prose(self.note)}" if self.note else ""
+        left = spelled(formula(self.left))
         if self.expression is None:
             return f"{left} &: {prose(self.note)}"
+        # a score's second set of lines has the same symbols
+        whose = "off-policy rows" if self.name.startswith("off-policy") else ""
+        words = "; ".join(filter(None, [whose, self.note]))
+        note = rf" \quad {prose(words)}" if words else ""
         found = [f"{left} &= {spelled(self.expression)}"]
         found += [f"{spelled(formula(k))} = {spelled(x)}" for k, x in self.where]
         return r", \;\; ".join(found) + note
@@ -59,7 +62,11 @@ def _said(name: str, left: str, said: parts.Said, note: str = "") -> Statement:
     return Statement(name, left, said.expression, notes, said.where)
 
 
-UNITS = {"token": "per token", "sequence": "per sequence", "sequence_mean": "per sequence"}
+UNITS = {
+    "token": "per token",
+    "sequence": "per sequence",
+    "sequence_mean": "per sequence",
+}
 
 
 def _base(score: Score) -> Expression:
@@ -108,8 +115,15 @@ def _signal(objective: Objective) -> Expression:
     return formula("1" if one else "A")
 
 
+def _corrected(objective: Objective) -> Expression:
+    """The product of the corrections: 1, c, or c_1 c_2 ..."""
+    count = len(objective.corrections)
+    names = ["c"] if count == 1 else [f"c_{k}" for k in range(1, count + 1)]
+    return formula("*".join(names) or "1")
+
+
 def score_lines(
-    score: Score, signal: Expression, corrected: bool, prefix: str = ""
+    score: Score, signal: Expression, corrected: Expression, prefix: str = ""
 ) -> Iterator[Statement]:
     """Ratio, treatment, implicit reward, weight and loss of one score."""
     unit = "u_t" if score.level == "token" else "u"
@@ -124,38 +138,30 @@ def score_lines(
     found, weight = _linked(score, signal)
     if weight is not None:
         yield weight._replace(name=prefix + weight.name)
-    loss = formula("c*x", x=found.loss) if corrected else found.loss
+    loss = formula("c*x", c=corrected, x=found.loss)
     pair = isinstance(score.link, PairLink)
     unit = "per pair" if pair else UNITS[score.level]
-    # what the gain leaves open stands in its own line
-    notes = [unit, found.note] if _of_loss(found) else [unit]
-    yield Statement(
-        f"{prefix}loss", "loss", loss, "; ".join(filter(None, notes)), found.where, False
-    )
-
-
-def _of_loss(found: LinkFormula) -> bool:
-    return not found.note.startswith(("0 where", "phi'"))
+    note = "; ".join(filter(None, [unit, found.note]))
+    yield Statement(f"{prefix}loss", "loss", loss, note, found.where, False)
 
 
 def coefficient_lines(
-    score: Score, signal: Expression, corrected: bool, prefix: str = ""
+    score: Score, signal: Expression, corrected: Expression, prefix: str = ""
 ) -> Iterator[Statement]:
     """GC in symbols: gain of the link times dz/dlog pi."""
     found, _ = _linked(score, signal)
     slope = of_divergence(score.divergence, "curve")
-    c = formula("c" if corrected else "1")
     shorter = score.level == "sequence_mean" or score.per == "length"
     source = "gain*c*beta*slope/n" if shorter else "gain*c*beta*slope"
-    note = "" if _of_loss(found) else found.note
+    note = found.gain_note
     if isinstance(score.ratio, GeometricClip):
         note = "0 on clipped tokens"
     if isinstance(score.ratio, LengthDesensitised):
         note = text(formula("x", x=score.ratio.share)) + " times this beyond n_min"
 
     def coefficient(gain: Expression, u: Expression) -> Expression:
-        parts = {"gain": gain, "c": c, "slope": formula(slope, u=u)}
-        return formula(source, beta=score.beta, **parts)
+        factors = {"gain": gain, "c": corrected, "slope": formula(slope, u=u)}
+        return formula(source, beta=score.beta, **factors)
 
     name = f"{prefix}GC"
     if found.rejected is None:
@@ -199,12 +205,13 @@ GAUGES = {
 
 def objective_lines(objective: Objective) -> Iterator[Statement]:
     """Every statement of an objective up to its coefficient."""
-    signal, corrected = _signal(objective), bool(objective.corrections)
+    signal, corrected = _signal(objective), _corrected(objective)
     yield from score_lines(objective, signal, corrected)
     if objective.off_policy is not None:
         yield from score_lines(objective.off_policy, signal, corrected, "off-policy ")
-    for correction in objective.corrections:
-        yield _said("correction", "c", parts.of_correction(correction), "detached")
+    for k, correction in enumerate(objective.corrections, 1):
+        left = "c" if len(objective.corrections) == 1 else f"c_{k}"
+        yield _said("correction", left, parts.of_correction(correction), "detached")
     if objective.reference_point is not None:
         yield _said("measured from", "z_0", parts.of_point(objective.reference_point))
     if objective.gauge != "zero":
@@ -228,7 +235,7 @@ def objective_lines(objective: Objective) -> Iterator[Statement]:
         )
     penalty = objective.penalty
     if penalty is not None and (gc := parts.penalty_coefficient(penalty)) is not None:
-        yield Statement("penalty GC", "GC", gc, "added", named=False)
+        yield Statement("penalty GC", "GC_penalty", gc, "added", named=False)
 
 
 def vocabulary_lines(objective: Vocabulary) -> Iterator[Statement]:
@@ -240,14 +247,18 @@ def vocabulary_lines(objective: Vocabulary) -> Iterator[Statement]:
             q = formula("sg(softmax(log(pi)/beta))", beta=beta)
             loss = formula("sum_k(q_k*h_k*log(pi_k/pi_y))", h_k=formula(h_k))
             one = "1" if h == "linear" else "sum_a(q_a*h_a)"
-            gc = formula("indicator(k == y)*x - q_k*h_k", x=formula(one), h_k=formula(h_k))
+            gc = formula(
+                "indicator(k == y)*x - q_k*h_k", x=formula(one), h_k=formula(h_k)
+            )
             yield Statement("ratio", "q", q, "the tempered policy")
             yield Statement("loss", "loss", loss, "per state, y the token", named=False)
         case Distillation(divergence=f, temperature=t):
             tempered = [formula(f"softmax(log({p})/T)", T=t) for p in ("pi", "teacher")]
             plain = concrete(t) == 1.0
             p, q = (formula("pi"), formula("teacher")) if plain else tempered
-            yield Statement("ratio", "u_k", formula("p_k/q_k"), "", (("p", p), ("q", q)))
+            yield Statement(
+                "ratio", "u_k", formula("p_k/q_k"), "", (("p", p), ("q", q))
+            )
             u = formula("u_k")
             value = formula("sum_k(q_k*f)", f=formula(of_divergence(f, "f"), u=u))
             yield Statement("loss", "loss", value, "per state", named=False)
@@ -257,8 +268,12 @@ def vocabulary_lines(objective: Vocabulary) -> Iterator[Statement]:
             said = parts.own(objective)
             yield _said("ratio", "u", parts.Said(None, "the whole vocabulary"))
             yield _said("loss", "loss", said)
-    signal = "demonstrations" if isinstance(objective, Gem) else "the teacher's vocabulary"
+    signal = (
+        "demonstrations" if isinstance(objective, Gem) else "the teacher's vocabulary"
+    )
     yield Statement("signal", "A", formula("1"), signal)
-    yield _said("aggregation", "L", parts.of_aggregation(objective.aggregation, "token"))
+    yield _said(
+        "aggregation", "L", parts.of_aggregation(objective.aggregation, "token")
+    )
     note = "on log pi_k of the vocabulary; they add up to 0"
     yield Statement("GC", "GC_k", gc, note, where)

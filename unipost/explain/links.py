@@ -1,6 +1,6 @@
-"""Links, weights and ratio treatments as formulas.
+"""Links as formulas.
 
-Of every link its loss in z and A (of a pair: in z_w and z_l, the chosen and the rejected
+Of every link its loss in z and A (of a pair: in z_w and z_l, chosen and rejected
 implicit reward) and its gain, minus the derivative: the coefficient is gain times
 dz/dlog pi. Each is compared with the code by the tests.
 """
@@ -41,7 +41,6 @@ from unipost.pair_links import (
     SelfPlay,
     Squared,
 )
-from unipost.parts import concrete
 
 Definition = tuple[str, Expression]
 
@@ -53,7 +52,8 @@ class LinkFormula(NamedTuple):
     gain      -dloss/dz; of a pair that of the chosen response
     rejected  gain of the rejected response; None where there is no pair
     where     what the other symbols stand for
-    note      what no formula says
+    note      what no formula says of the loss
+    gain_note what it leaves open of the gain
     """
 
     loss: Expression
@@ -61,6 +61,7 @@ class LinkFormula(NamedTuple):
     rejected: Expression | None = None
     where: tuple[Definition, ...] = ()
     note: str = ""
+    gain_note: str = ""
 
 
 # loss and gain of the links that are one formula; z is the implicit reward
@@ -87,7 +88,8 @@ SOFT_GATE = ("-4*A/tau*sigmoid(tau*z)", "4*A*sigmoid(tau*z)*sigmoid(-tau*z)")
 # loss and gain of the links of the margin m = z_w - z_l
 MARGIN: dict[type[MarginLink], tuple[str, str]] = {
     Logistic: (
-        "-(1 - smoothing)*log(sigmoid(m - margin)) - smoothing*log(sigmoid(margin - m))",
+        "-(1 - smoothing)*log(sigmoid(m - margin))"
+        " - smoothing*log(sigmoid(margin - m))",
         "(1 - smoothing)*sigmoid(margin - m) - smoothing*sigmoid(m - margin)",
     ),
     RobustLogistic: (
@@ -128,7 +130,10 @@ PAIR: dict[type[PairLink], tuple[str, str, str]] = {
     ),
     AnchoredDown: (
         "sigmoid(z_w) + 1 - sigmoid(m)",
-        *("sigmoid(m)*sigmoid(-m) - sigmoid(z_w)*sigmoid(-z_w)", "-sigmoid(m)*sigmoid(-m)"),
+        *(
+            "sigmoid(m)*sigmoid(-m) - sigmoid(z_w)*sigmoid(-z_w)",
+            "-sigmoid(m)*sigmoid(-m)",
+        ),
     ),
 }
 
@@ -149,11 +154,12 @@ def of_link(
     if isinstance(link, PairLink):
         if type(link) not in PAIR:
             name = type(link).__name__
-            gains = [formula(f"-d{k}_{name}(z_w, z_l)") for k in "wl"]
-            return LinkFormula(
-                formula(f"{name}(z_w, z_l)"), *gains, note=first_line(link)
+            loss, chosen, rejected = (
+                formula(f"{sign}{name}(z_w, z_l)") for sign in ("", "-dw_", "-dl_")
             )
-        return LinkFormula(*(of_part(source, link) for source in PAIR[type(link)]))
+            return LinkFormula(loss, chosen, rejected, note=first_line(link))
+        loss, chosen, rejected = (of_part(x, link) for x in PAIR[type(link)])
+        return LinkFormula(loss, chosen, rejected)
     values = {"z": z, "A": signal, "w": weight}
     match link:
         case Clipped():
@@ -179,7 +185,10 @@ def of_link(
             loss = formula("-x", x=of_divergence(f, "phi"))
             note = f"phi' at most {text(formula('cap', cap=cap))}"
             gain = of_divergence(f, "phi_slope")
-            return LinkFormula(loss, gain, None, (("r", z),), note)
+            return LinkFormula(loss, gain, None, (("r", z),), gain_note=note)
+    if isinstance(link, RowLogistic):
+        note = "its partner a constant, the gradient doubled"
+        return _tabled(link, values, note=note)
     if type(link) in POINTWISE:
         return _tabled(link, values)
     name = type(link).__name__
@@ -211,8 +220,9 @@ def _of_margin(link: MarginLink) -> LinkFormula:
     note = ""
     if isinstance(link, Logistic) and link.bound is not None:
         bound = text(formula("bound", bound=link.bound))
-        note = f"m clipped to +-{bound}: no gradient beyond"
-    return LinkFormula(loss, gain, formula("-x", x=gain), margin, note)
+        note = f"m clipped to +-{bound}"
+    gone = "0 where m is clipped" if note else ""
+    return LinkFormula(loss, gain, formula("-x", x=gain), margin, note, gone)
 
 
 def _clipped(link: Clipped, values: dict[str, Any]) -> LinkFormula:
@@ -221,8 +231,9 @@ def _clipped(link: Clipped, values: dict[str, Any]) -> LinkFormula:
     bounds = of_part("clip(u, 1 - low, 1 + high)", link, u=ratio)
     u = ratio if link.cap is None else formula("min(u, cap)", u=ratio, cap=link.cap)
     loss = formula("-min(A*u, A*c)", u=u, c=bounds, A=values["A"])
-    notes = ["0 where this is clipped"]
+    note = ""
     if link.dual is not None:
         dual = text(formula("dual", dual=link.dual))
-        notes.append(f"at most {dual} |A| where A < 0")
-    return LinkFormula(loss, formula("A", A=values["A"]), note=", ".join(notes))
+        note = f"at most {dual} |A| where A < 0"
+    gain = formula("A", A=values["A"])
+    return LinkFormula(loss, gain, note=note, gain_note="0 where this is clipped")

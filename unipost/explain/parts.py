@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from unipost import advantages, aggregation, baselines, corrections, signals, weights
+from unipost.components import SumThenNormalise
 from unipost.explain.divergences import of_divergence
 from unipost.explain.expression import Expression, formula, of_part, text
 from unipost.explain.links import Definition, first_line
@@ -20,7 +21,7 @@ from unipost.weights import Weight
 
 
 class Said(NamedTuple):
-    """An expression, what its symbols stand for, and a note; no expression: see note."""
+    """An expression or None, a note, and what the symbols stand for."""
 
     expression: Expression | None
     note: str = ""
@@ -97,7 +98,9 @@ def of_correction(correction: corrections.Correction) -> Said:
             return Said(of_part(source, correction))
         case corrections.TopEntropy(share=share):
             kept = text(formula("100*share", share=share))
-            return Said(formula("indicator(H >= H_q)"), f"the {kept} % highest entropies")
+            return Said(
+                formula("indicator(H >= H_q)"), f"the {kept} % highest entropies"
+            )
         case corrections.Confidence():
             return Said(formula("exp(mean_t(log(pi) - log(sum_v(pi_v**2))))"))
     return own(correction)
@@ -136,7 +139,9 @@ SIGNALS: dict[type[signals.Signal], tuple[str, str]] = {
 
 def of_signal(signal: signals.Signal) -> Said:
     """The signal A in terms of the reward r."""
-    if isinstance(signal, signals.Preference) and not isinstance(signal, signals.Chosen):
+    if isinstance(signal, signals.Preference) and not isinstance(
+        signal, signals.Chosen
+    ):
         return Said(None, "a pair: w chosen (the larger reward), l rejected")
     match signal:
         case signals.BatchZScore(center=center):
@@ -148,6 +153,10 @@ def of_signal(signal: signals.Signal) -> Said:
             found = _wrapped("A_0 - by", signal, inner)
         case advantages.Standardised(advantage=inner):
             found = _wrapped("(A_0 - mean_B(A_0))/(std_B(A_0) + eps)", signal, inner)
+        case SumThenNormalise(advantage=inner):
+            said, reward = of_signal(inner), _summed(signal)
+            where = said.where if reward is None else (*said.where, ("r", reward))
+            return said._replace(where=where)
         case baselines.Whitened(signal=inner):
             found = _wrapped("whiten(A_0)", signal, inner)
         case _ if type(signal) in SIGNALS:
@@ -166,11 +175,24 @@ def _wrapped(source: str, signal: signals.Signal, inner: signals.Signal) -> Said
     return Said(of_part(source, signal), said.note, where)
 
 
+def _summed(signal: SumThenNormalise) -> Expression | None:
+    """The reward of several, where there are several or it is clipped."""
+    if signal.weights is signal.clip is None:
+        return None
+    names = [f"w{k}*r_{k}" for k in range(1, 1 + len(signal.weights or ()))]
+    values = {f"w{k}": w for k, w in enumerate(signal.weights or (), 1)}
+    total = formula(" + ".join(names) or "r_0", **values)
+    if signal.clip is None:
+        return total
+    low, high = signal.clip
+    return formula("clip(x, low, high)", x=total, low=low, high=high)
+
+
 def _details(signal: signals.Signal) -> list[str]:
     """What the formula leaves open: ddof, step rewards, a group of one."""
     found = []
-    if hasattr(signal, "ddof"):
-        found.append(f"ddof {getattr(signal, 'ddof')}")
+    if (ddof := getattr(signal, "ddof", None)) is not None:
+        found.append(f"ddof {ddof}")
     if getattr(signal, "supervision", "") == "process":
         found.append("step rewards, summed over the steps to come")
     if getattr(signal, "alone", "zero") == "reward":
@@ -186,9 +208,7 @@ def of_aggregation(rule: aggregation.Aggregation, unit: str) -> Said:
             said = of_aggregation(inner, unit)
             if said.expression is None:
                 return said
-            return said._replace(
-                expression=formula("c*x", c=factor, x=said.expression)
-            )
+            return said._replace(expression=formula("c*x", c=factor, x=said.expression))
         case aggregation.SequenceMean() if unit != "token":
             index, what = ("p", "pairs") if unit == "pair" else ("i", "rows")
             return Said(formula(f"mean_{index}(loss)"), f"mean over {what}")
@@ -198,7 +218,9 @@ def of_aggregation(rule: aggregation.Aggregation, unit: str) -> Said:
             return Said(formula("sum_i(n_i*loss)/sum_i(n_i)"), "rows by their length")
         case aggregation.SequenceMean(eps=eps):
             inner = "mean_t(loss)" if concrete(eps) == 0 else "sum_t(loss)/(n_i + eps)"
-            note = f"mean over rows of their token means{'; ' if counted else ''}{counted}"
+            note = (
+                f"mean over rows of their token means{'; ' if counted else ''}{counted}"
+            )
             return Said(of_part(f"mean_i({inner})", rule), note)
         case aggregation.SequenceSum():
             note = f"mean over rows of the sum over tokens{'; ' if counted else ''}"
@@ -245,7 +267,7 @@ def penalty_value(penalty: Penalty) -> Expression:
 
 
 def penalty_coefficient(penalty: Penalty) -> Expression | None:
-    """The penalty's part of GC; None where it is in the reward or needs the vocabulary."""
+    """The penalty's part of GC; None in the reward or over the vocabulary."""
     name = penalty.estimator if penalty.gradient == "own" else penalty.gradient
     if name not in DERIVATIVES:
         return None

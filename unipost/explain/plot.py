@@ -60,7 +60,8 @@ def curves(objective: AnyObjective) -> list[Panel]:
 def plot_coefficient(objective: AnyObjective, path: str | Path) -> None:
     """Draw `curves` into a file, whose suffix says the format (.png, .pdf, .svg).
 
-    All axes share one scale, which ends at six times the median size of GC.
+    All axes share one scale, which ends at five times the size that a quarter
+    of the values exceeds.
     """
     from matplotlib.figure import Figure
 
@@ -70,8 +71,10 @@ def plot_coefficient(objective: AnyObjective, path: str | Path) -> None:
     for axis, panel in zip(axes, panels, strict=True):
         _draw(axis, panel)
     axes[0].set_ylabel("gradient coefficient GC")
-    sizes = np.abs(np.concatenate([y for panel in panels for y in panel.lines.values()]))
-    end = 6.0 * max(float(np.median(sizes)), 1e-6)
+    sizes = np.abs(
+        np.concatenate([y for panel in panels for y in panel.lines.values()])
+    )
+    end = 5.0 * max(float(np.percentile(sizes, 75)), 1e-6)
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(max(low, -end), min(high, end))
     if len(panels[0].lines) > 1:
@@ -88,6 +91,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.set_xscale("log")
     else:
         axis.axvline(0.0, color="#888888", linewidth=0.6, zorder=0)
+        axis.set_xticks([-1.0, 0.0, 1.0])
     axis.set_xlabel(panel.label)
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.0)
@@ -160,11 +164,12 @@ def _at(objective: AnyObjective, over: str, value: Any, signal: float, off: bool
         anchors[over] = moved
     if over == "old":  # the sampler is the snapshot
         anchors["behavior"] = moved
-    sign = jnp.asarray([signal, -signal][:group])[None]
+    sign = jnp.asarray((signal, -signal)[:group])[None]
     batch = _batch(row, sign, anchors, off)
     streams = Streams(row, jnp.zeros_like(row), None, None, row)
-    signals = tuple(_signal(term, sign[..., None]) for term in terms(objective))
-    given = signals if len(signals) > 1 else signals[0]
+    signals = [_signal(term, sign[..., None]) for term in terms(objective)]
+    # a mixture takes one signal per term
+    given: Any = tuple(signals) if len(signals) > 1 else signals[0]
     prepared = objective.prepare(batch, given)
     return of_prepared(objective, streams, prepared, batch.mask)[0, 0, 0]
 
@@ -206,7 +211,9 @@ def _vocabulary_panel(objective: Vocabulary, over: str, label: str) -> Panel:
     else:
         x = np.linspace(np.log(P) + 0.05, 1.5, 301)  # the teacher's stays below 1
         p, q = jnp.full(len(x), P), P * jnp.exp(-jnp.asarray(x))
-    vocab, teacher = (jnp.log(jnp.stack([a, 1.0 - a], -1))[:, None, None] for a in (p, q))
+    vocab, teacher = (
+        jnp.log(jnp.stack([a, 1.0 - a], -1))[:, None, None] for a in (p, q)
+    )
     streams = Streams(policy=vocab[..., 0], vocab=vocab)
     batch = Batch(mask=jnp.ones(vocab.shape[:3]), reference_vocab=teacher)
     prepared = objective.prepare(batch)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 
-GREEK = "alpha beta gamma delta epsilon lambda mu pi rho sigma tau omega phi ell".split()
+GREEK = (
+    "alpha beta gamma delta epsilon lambda mu pi rho sigma tau omega phi ell".split()
+)
 SYMBOLS = {"eps": r"\epsilon", "lam": r"\lambda", "loss": r"\ell"}
 # the streams by their short names in formulas
 STREAMS = {"ref": r"\pi_{\mathrm{ref}}", "old": r"\pi_{\mathrm{old}}"}
@@ -197,7 +199,9 @@ def _symbol(name: str) -> str:
     elif base in GREEK:
         written = rf"\{base}"
     else:
-        written = SYMBOLS.get(base) or (base if len(base) == 1 else rf"\mathrm{{{base}}}")
+        written = SYMBOLS.get(base) or (
+            base if len(base) == 1 else rf"\mathrm{{{base}}}"
+        )
     if mark:
         inner = sub if len(sub) == 1 else rf"\mathrm{{{sub}}}"
         return rf"{written}{prime}_{{{inner}}}"
@@ -205,8 +209,9 @@ def _symbol(name: str) -> str:
 
 
 def prose(words: str) -> str:
-    """Words inside a formula in LaTeX."""
-    for special in "\\{}_^#%&$~":
-        words = words.replace(special, f"\\{special}" if special in "_#%&$" else " ")
-    spaced = words.replace(" ", "\\ ")
-    return rf"\mathrm{{{spaced}}}" if words else ""
+    """Words beside a formula in LaTeX, with what is special there escaped."""
+    for mark, written in {"\\": " ", "{": "(", "}": ")", "^": "**", "~": "-"}.items():
+        words = words.replace(mark, written)
+    for mark in "_#%&$":
+        words = words.replace(mark, f"\\{mark}")
+    return rf"\text{{{words}}}"

@@ -18,6 +18,7 @@ from typing import Any
 from unipost import advantages, baselines, corrections, links, signals, weights
 from unipost.aggregation import Constant, Scaled, SequenceMean, SequenceSum, TokenMean
 from unipost.classical import ReverseKL
+from unipost.components import SumThenNormalise
 from unipost.explain.fit_status import Status, fit_status
 from unipost.mixture import Mixture
 from unipost.objective import Objective
@@ -87,6 +88,8 @@ def _policy_gradient(objective: Objective) -> bool:
 def _signal(signal: signals.Signal) -> Iterator[Status]:
     """What the baseline and the scale of an advantage do to the policy gradient."""
     match signal:
+        case SumThenNormalise(advantage=inner):
+            yield from _signal(inner)
         case signals.ZScore():
             line = "1/std weighs prompts: the gradient of no single objective"
             yield Status("biased", "advantage", line)

@@ -57,7 +57,8 @@ def _of_parts(o: Objective) -> Iterator[str]:
         known = " = 0" if even else ""
         yield f"-mean A{known} {at}; the gradient there is that of -A log pi"
     elif isinstance(link, links.Residual):
-        yield f"mean A^2/2 where policy = {o.anchor}; the gradient there is that of -A z"
+        line = f"mean A^2/2 where policy = {o.anchor}"
+        yield f"{line}; the gradient there is that of -A z"
     elif isinstance(link, links.Gain):
         yield "half of mean |A| where z = 0; the gradient fades on both sides"
     if isinstance(link, links.Clipped) and (where := _clipped(link, demonstrated)):
@@ -65,7 +66,9 @@ def _of_parts(o: Objective) -> Iterator[str]:
     if _centred(o.signal):
         yield "zero gradient in groups whose rewards are all equal: A = 0"
     if (penalty := o.penalty) is not None and penalty.estimator != "in_reward":
-        kinked = penalty.estimator in ("k1", "abs") or penalty.divergence.curvature is None
+        kinked = (
+            penalty.estimator in ("k1", "abs") or penalty.divergence.curvature is None
+        )
         also = "not its gradient" if kinked else "with zero gradient"
         yield f"the penalty is 0 where policy = reference, {also}"
 
@@ -83,7 +86,17 @@ def _clipped(link: links.Clipped, demonstrated: bool) -> str:
         if known != float("inf") and not (demonstrated and side < 0):
             end = end.removeprefix("A > 0 and ") if demonstrated else end
             found.append(end + number_text(1.0 + side * known))
+    if not demonstrated:
+        for ceiling in (link.dual, _cap(link)):
+            if (known := concrete(ceiling)) is not None:
+                found.append("A < 0 and u > " + number_text(known))
     return ", or ".join(found)
+
+
+def _cap(link: links.Clipped) -> float | None:
+    """Where `cap` ends the gradient of A < 0; A > 0 meets the band's end first."""
+    cap, high = concrete(link.cap), concrete(link.high)
+    return None if cap is None or high is None else max(1.0 + high, cap)
 
 
 def _pair_start(link: PairLink, o: Objective) -> str:
@@ -115,10 +128,12 @@ def why_zero(
     or clamped units, a value that cancels, a penalty at the reference. `logps` [P, G,
     T] or `Streams`, as the objective takes them. Terms of a mixture are told apart.
     """
-    streams = logps if isinstance(logps, Streams) else Streams(policy=jnp.asarray(logps))
-    prepared = objective.prepare(at_present(objective, streams, batch))
+    streams = (
+        logps if isinstance(logps, Streams) else Streams(policy=jnp.asarray(logps))
+    )
+    prepared: Any = objective.prepare(at_present(objective, streams, batch))
 
-    def whole(given: Streams) -> Array:
+    def whole(given: Streams):
         return objective.loss(given, prepared)[0]
 
     value, grad = jax.value_and_grad(whole)(streams)
