@@ -105,7 +105,7 @@ def preferences(name, v):
             return 2 * (target - d)[..., None] * v.pairs()
         case "orpo":
             length = np.maximum(v.n, 1)
-            p = np.exp(v.policy.sum(-1) / length)
+            p = np.where(v.rows, np.exp(v.policy.sum(-1) / length), 0.5)
             m = v.margin(np.log(p / (1 - p)))
             pull = v.signs() * sigmoid(-m) / ((1 - p) * length) * v.pairs()[..., 0]
             tokens = v.kept.sum()

@@ -64,7 +64,7 @@ def random_batch(group, process=False, text=False, prompts=6, tokens=7, seed=0):
     off = np.zeros(shape[:2], bool)
     off[:, -1] = True
     mismatched = rng.normal(0.4, 0.3, shape[:2])
-    mismatched[3, 0] = np.nan
+    mismatched[-1, 0] = np.nan
     batch = Batch(
         mask=jnp.asarray(mask),
         text=jnp.asarray(whole),

@@ -1,8 +1,8 @@
 """What must not change a loss: padding, order, cuts, devices, and what is masked.
 
-Every example is compiled once, for a padded batch that lies spread over eight devices;
-the same compiled function then sees it permuted, soiled and emptied. What it is
-compared with is the plain call on one device.
+Every example is compiled once, for a padded batch that lies spread over eight devices.
+That function sees the batch permuted, soiled and emptied, and is compared with the
+sum of the two halves of the batch, computed as they are on one device.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ from preset_examples import (
 )
 from random_batch import random_batch
 
-from unipost import PRESETS, Objective, Penalty
+from unipost import PRESETS, Objective, Penalty, Streams
 from unipost.aggregation import AGGREGATIONS, SequenceMean
 from unipost.classical import JensenShannon, NeymanChi2, ReverseKL
 from unipost.corrections import CORRECTIONS
@@ -52,9 +52,16 @@ def value_and_grad(objective, streams, batch):
 
 
 @cache
-def plain(name):
-    """The example's batch and its result, without compilation, on one device."""
+def whole(name):
+    """The example's batch, and its result: padded, jitted, over eight devices."""
     streams, batch = streams_and_batch(name)
+    return streams, batch, compiled(name)(streams, batch)
+
+
+@cache
+def small(name):
+    """A batch of three prompts and its result, on one device, as it is."""
+    streams, batch = streams_and_batch(name, prompts=3)
     return streams, batch, value_and_grad(EXAMPLES[name], streams, batch)
 
 
@@ -62,26 +69,25 @@ def plain(name):
 def compiled(name):
     """The example under jit, for a padded batch over eight devices."""
     run = jax.jit(lambda s, b: value_and_grad(EXAMPLES[name], s, b))
-    return lambda s, b: run(*jax.device_put((padded(s, name), padded(b, name)), SPREAD))
+
+    def call(*tree):
+        wider = [padded(x, group(name) == 4) for x in tree]
+        return cropped(run(*jax.device_put(wider, SPREAD)), tree[1])
+
+    return call
 
 
-def padded(tree, name, prompts=8, more=1):
-    """Empty prompts, rows and tokens behind the others, filled with any number."""
-    rows = more if group(name) == 4 else 0  # a preference stays a group of two
+def padded(tree, rows):
+    """Two empty prompts, `rows` empty rows, an empty token: filled with any number."""
 
     def pad(x):
-        sizes = [(0, prompts - len(x)), (0, rows)] + [(0, more)] * (x.ndim > 2)
-        fill = 0 if x.dtype == bool else 9.9
-        return jnp.pad(
-            x, (*sizes, *[(0, 0)] * (x.ndim - len(sizes))), constant_values=fill
-        )
+        sizes = [(0, 2), (0, rows), (0, 1)][: x.ndim] + [(0, 0)] * (x.ndim - 3)
+        return jnp.pad(x, sizes, constant_values=0 if x.dtype == bool else 9.9)
 
-    keep = tree.components if hasattr(tree, "components") else None
-    tree = jax.tree.map(pad, tree)
-    if keep is None:
-        return tree
-    kinds = ((0, prompts - len(keep)), (0, rows), (0, 0))
-    return replace(tree, components=jnp.pad(keep, kinds))
+    if isinstance(tree, Streams):
+        return jax.tree.map(pad, tree)
+    components = jnp.pad(tree.components, [(0, 2), (0, rows), (0, 0)])
+    return replace(jax.tree.map(pad, tree), components=components)
 
 
 def close(a, b, tol=1e-12, floor=1e-12):
@@ -100,10 +106,25 @@ def close(a, b, tol=1e-12, floor=1e-12):
 
 
 def cropped(result, like):
-    """A result whose gradient is cut back to the shape of the batch `like`."""
+    """A result whose gradient is cut back to the batch; what is cut off must be 0."""
     value, grads = result
     p, g, t = like.mask.shape
-    return value, jax.tree.map(lambda x: x[:p, :g, :t], grads)
+    cut = jax.tree.map(lambda x: x[:p, :g, :t], grads)
+    for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(cut), strict=True):
+        assert float(jnp.abs(x).sum()) == pytest.approx(float(jnp.abs(y).sum()))
+    return value, cut
+
+
+def in_halves(objective, streams, batch):
+    """The sums of values, and the gradients side by side, of two halves of a batch."""
+    prepared = objective.prepare(at_present(objective, streams, batch))
+    step = jax.value_and_grad(objective.loss, has_aux=True)
+    (first, above), (second, below) = (
+        step(*jax.tree.map(lambda x, cut=cut: x[cut], (streams, prepared)))
+        for cut in (slice(0, 3), slice(3, 6))
+    )
+    values = jax.tree.map(jnp.add, first, second)
+    return values, jax.tree.map(lambda *x: jnp.concatenate(x), above, below)
 
 
 def test_every_preset_and_every_part_has_an_example():
@@ -124,81 +145,54 @@ def test_every_preset_and_every_part_has_an_example():
 
 
 @pytest.mark.parametrize("name", sorted(set(EXAMPLES) - COUNTS_EMPTY))
-def test_padding_jit_and_eight_devices_change_nothing(name):
-    """Empty prompts, rows and tokens, jit and a mesh of eight: the same numbers."""
-    streams, batch, want = plain(name)
-    got = compiled(name)(streams, batch)
-    leaves = jax.tree.leaves(got[1])
-    assert max(len(x.sharding.device_set) for x in leaves) == 8
-    close(cropped(got, batch), want)
-    wider = padded(batch, name)
-    read = wider.text if "text" in EXAMPLES[name].needs else wider.mask
-    assert float(jnp.abs(jnp.where(read, 0.0, got[1].policy)).max()) == 0.0
+def test_halves_add_up_to_the_padded_whole_on_eight_devices(name):
+    """Loss, metrics and gradient: cuts, padding, jit and a mesh change nothing."""
+    streams, batch, got = whole(name)
+    close(got, in_halves(EXAMPLES[name], streams, batch))
 
 
 @pytest.mark.parametrize("name", sorted(COUNTS_EMPTY))
 def test_empty_rows_count_where_the_aggregation_says_so(name):
     """Two empty prompts, and a row where a group may grow: they are denominators."""
-    streams, batch, want = plain(name)
-    wider = padded(batch, name)
-    got = compiled(name)(streams, batch)
-    share = 6 * group(name) / (wider.mask.shape[0] * wider.mask.shape[1])
-    grads = cropped(got, batch)[1].policy
-    np.testing.assert_allclose(grads, share * want[1].policy, atol=1e-15)
-    assert float(jnp.abs(grads).max()) > 0
+    streams, batch, got = whole(name)
+    want = in_halves(EXAMPLES[name], streams, batch)[1].policy
+    wider = padded(batch, group(name) == 4).mask.shape
+    share = 6 * group(name) / (wider[0] * wider[1])
+    np.testing.assert_allclose(got[1].policy, share * want, atol=1e-15)
+    assert share < 1 and float(jnp.abs(want).max()) > 0
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_values_outside_the_mask_are_never_read(name):
     """NaN and any number there give the same loss, and no gradient."""
-    streams, batch, _ = plain(name)
+    streams, batch, dirty = whole(name)
 
     def filled(x):
         floating = jnp.issubdtype(x.dtype, jnp.floating) and x.ndim > 2
         return jnp.where(jnp.isnan(x), -3.7, x) if floating else x
 
-    assert bool(jnp.isnan(streams.policy).any())
-    clean = jax.tree.map(filled, (streams, batch))
-    close(compiled(name)(*clean), compiled(name)(streams, batch))
+    clean = compiled(name)(*jax.tree.map(filled, (streams, batch)))
+    close(dirty, clean)
+    read = batch.text if "text" in EXAMPLES[name].needs else batch.mask
+    assert float(jnp.abs(jnp.where(read, 0.0, clean[1].policy)).max()) == 0.0
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_permuting_prompts_and_rows_changes_nothing(name):
-    streams, batch, _ = plain(name)
+    streams, batch, (value, grads) = whole(name)
     rng = np.random.default_rng(1)
     prompts, rows = rng.permutation(6), rng.permutation(group(name))
 
     def permute(x):
         return x[prompts][:, rows]
 
-    value, grads = cropped(compiled(name)(streams, batch), batch)
     moved = compiled(name)(*jax.tree.map(permute, (streams, batch)))
-    close(cropped(moved, batch), (value, jax.tree.map(permute, grads)))
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_microbatches_add_up(name):
-    """Loss, metrics and gradient of the halves sum to those of the whole."""
-    objective = EXAMPLES[name]
-    streams, batch, whole = plain(name)
-    prepared = objective.prepare(at_present(objective, streams, batch))
-    close(in_halves(objective, streams, prepared), whole)
-
-
-def in_halves(objective, streams, prepared):
-    """The sums of values, and the gradients side by side, of two halves."""
-    step = jax.value_and_grad(objective.loss, has_aux=True)
-    (first, above), (second, below) = (
-        step(*jax.tree.map(lambda x, cut=cut: x[cut], (streams, prepared)))
-        for cut in (slice(0, 3), slice(3, 6))
-    )
-    values = jax.tree.map(jnp.add, first, second)
-    return values, jax.tree.map(lambda *x: jnp.concatenate(x), above, below)
+    close(moved, (value, jax.tree.map(permute, grads)))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_empty_batch_gives_zero(name):
-    streams, batch, _ = plain(name)
+    streams, batch, _ = whole(name)
     nothing = jnp.zeros_like(batch.mask)
     empty = replace(batch, mask=nothing, text=nothing)
     (loss, _), grads = compiled(name)(streams, empty)
@@ -228,7 +222,7 @@ LOG_TWO |= {"f_dpo-unit", "f_dpo-token", "f_dpo-waived", "chi_po", "ld_dpo", "ao
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_step_zero(name):
     """Ratio 1, implicit reward 0, KL 0, nothing clipped; DPO's loss is log 2."""
-    streams, batch, _ = plain(name)
+    streams, batch, _ = small(name)
     loss, metrics = EXAMPLES[name](streams, at_step_zero(streams, batch))
     for k, term in enumerate(terms(EXAMPLES[name])):
         prefix = f"{k}/" if k else ""
@@ -255,7 +249,7 @@ def test_log_two_is_asked_of_every_plain_logistic():
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_float32_agrees_with_float64(name):
-    streams, batch, want = plain(name)
+    streams, batch, want = small(name)
 
     def single(x):
         return x.astype(jnp.float32) if x.dtype == jnp.float64 else x
@@ -275,7 +269,7 @@ NO_SIGNAL = [
 @pytest.mark.parametrize("name", NO_SIGNAL)
 def test_equal_rewards_give_no_gradient(name):
     objective = EXAMPLES[name]
-    streams, batch, _ = plain(name)
+    streams, batch, _ = small(name)
     clamp = None if objective.anchor in ("none", "self") else objective.clamp
     objective = replace(objective, penalty=None, entropy_bonus=None, clamp=clamp)
     equal = replace(batch, rewards=jnp.full(batch.rewards.shape, 0.1))
@@ -286,7 +280,7 @@ def test_equal_rewards_give_no_gradient(name):
 def test_twice_the_batch_is_the_same_loss():
     """But for LUFFY's released normaliser: twice the batch, twice the loss."""
     for name in ("luffy", "grpo", "dpo"):
-        streams, batch, want = plain(name)
+        streams, batch, want = whole(name)
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (streams, batch))
         ratio = float(jax.jit(EXAMPLES[name])(*twice)[0] / want[0][0])
         assert ratio == pytest.approx(2.0 if name in GROWS else 1.0)
@@ -308,15 +302,15 @@ def penalties(estimator):
 
 @pytest.mark.parametrize("estimator", get_args(Estimator))
 def test_every_penalty_is_cut_and_permuted(estimator):
-    """Each with its gradients and levels: in another order, and in two halves."""
+    """Each with its gradients and levels: two halves, and two other halves."""
     streams, batch = random_batch(4)
     order = np.random.default_rng(2).permutation(6)
     tried = 0
     for penalty in penalties(estimator):
         objective = Objective(signal=Mean(), penalty=penalty)
-        value, grads = value_and_grad(objective, streams, batch)
-        moved, placed = jax.tree.map(lambda x: x[order], (streams, batch))
-        halves = in_halves(objective, moved, objective.prepare(placed))
-        close(halves, (value, jax.tree.map(lambda x: x[order], grads)))
+        value, grads = in_halves(objective, streams, batch)
+        moved = jax.tree.map(lambda x: x[order], (streams, batch))
+        wanted = value, jax.tree.map(lambda x: x[order], grads)
+        close(in_halves(objective, *moved), wanted)
         tried += 1
     assert tried >= 1

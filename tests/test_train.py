@@ -12,7 +12,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_runs import MODEL, STEPS, experiment, lines, rollouts, write_sums
+from tiny_runs import (
+    MODEL,
+    STEPS,
+    experiment,
+    lines,
+    rollouts,
+    write_labels,
+    write_sums,
+)
 
 from unipost import presets
 from unipost import train as loop
@@ -124,6 +132,34 @@ def test_interrupted_and_started_again(kind, at, whole, tmp_path, monkeypatch):
     # at a multiple of 2 steps, from there: nothing before is taken again
     assert len(started) == STEPS - (at - 1) // 2 * 2
     assert bytes_of(folder) == bytes_of(runs / kind)
+
+
+@pytest.mark.parametrize("kind", ["kto", "orpo", "tis"])
+def test_present_statistics_need_no_state(kind, tmp_path, monkeypatch):
+    """Minibatches and passes of their own, stopped within a step: the same bytes."""
+    path = write_labels(tmp_path, kind == "orpo")
+    path = write_sums(tmp_path) if kind == "tis" else path
+    run = experiment(kind, path, steps=3, evaluation=None, checkpoints=Checkpoints(1))
+    run = replace(run, minibatches=2, inner_epochs=2)
+    train(run, tmp_path / "whole", model=MODEL)
+    calls, update = [], loop.update
+
+    def stopping(*args):
+        calls.append(1)
+        if len(calls) == 7:  # the third update of the second step
+            raise Stop
+        return update(*args)
+
+    monkeypatch.setattr(loop, "update", stopping)
+    with pytest.raises(Stop):
+        train(run, tmp_path / "run", model=MODEL)
+    assert len(lines(tmp_path / "run")) == 1
+    monkeypatch.setattr(loop, "update", update)
+    train(run, tmp_path / "run", model=MODEL)
+    for name in ("metrics.jsonl", "final/model.safetensors"):
+        whole, again = (tmp_path / x / name for x in ("whole", "run"))
+        assert whole.read_bytes() == again.read_bytes(), name
+    assert all(line["grad_norm"] > 0 for line in lines(tmp_path / "run"))
 
 
 def test_interrupted_between_the_lines_and_their_checkpoint(whole, tmp_path):

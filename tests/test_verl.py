@@ -326,6 +326,7 @@ def test_every_mode_but_gpg_needs_the_old_log_probs(mode):
     if mode == "gpg":
         assert objective.needs == {"policy", "advantage"}
         return
+    assert "old" in objective.needs
     with pytest.raises(ValueError, match="batch.old: missing; the objective needs it"):
         objective(policy, batch)
 

@@ -12,7 +12,7 @@ from unipost.optimizers import AdamW
 from unipost.rewards import exact
 from unipost.rollouts import Rollouts
 from unipost.sampling import Sampling
-from unipost.sources import Demonstrations, Setting
+from unipost.sources import Demonstrations, LabelledRows, Preferences, Setting
 from unipost.train import Experiment, NewModel, load_model
 
 TINY = NewModel(
@@ -28,6 +28,7 @@ TINY = NewModel(
 MODEL = load_model(TINY, 0)
 SETTING = Setting(MODEL.policy, MODEL.params, MODEL.tokenizer, 0)
 STEPS = 6
+COLD = Sampling(max_tokens=3, temperature=0.7)
 
 
 def params_of(seed: int):
@@ -48,6 +49,22 @@ def write_sums(folder: Path, count: int = 10) -> str:
     return str(path)
 
 
+def write_labels(folder: Path, pairs: bool = False) -> str:
+    """Twelve sums, true if odd, or as pairs with a wrong answer; the file's path."""
+    lines = []
+    for i in range(12):
+        a, b = i % 4, i // 4
+        row = {"prompt": f"{a}+{b}="}
+        if pairs:
+            row |= {"chosen": str(a + b), "rejected": str(a + b + 1)}
+        else:
+            row |= {"completion": str(a + b), "label": (a + b) % 2 == 1}
+        lines.append(row)
+    path = folder / ("pairs.jsonl" if pairs else "labels.jsonl")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
 def length(response: str, answer: str) -> float:
     """Half a point for every character: a reward that random text can earn."""
     return len(response) / 2
@@ -56,6 +73,16 @@ def length(response: str, answer: str) -> float:
 def demonstrations(path: str) -> Demonstrations:
     """Four sums a step, imitated."""
     return Demonstrations(path, prompts=4, prompt_length=4, response_length=3)
+
+
+def preferences(path: str) -> Preferences:
+    """Four pairs a step."""
+    return Preferences(path, prompts=4, prompt_length=4, response_length=3)
+
+
+def labelled(path: str) -> LabelledRows:
+    """Four labelled rows a step."""
+    return LabelledRows(path, prompts=4, prompt_length=4, response_length=3)
 
 
 def rollouts(path: str, **changes) -> Rollouts:
@@ -71,11 +98,14 @@ def evaluation(path: str) -> Evaluation:
 
 
 def experiment(kind: str, path: str, **changes) -> Experiment:
-    """A run of six steps by `sft` or `grpo`, saved every two, evaluated every three."""
-    if kind == "sft":
-        data, objective = demonstrations(path), presets.sft()
-    else:
-        data, objective = rollouts(path), presets.grpo()
+    """A run of six steps by a preset, saved every two, evaluated every three."""
+    data, objective = {
+        "sft": lambda: (demonstrations(path), presets.sft()),
+        "grpo": lambda: (rollouts(path), presets.grpo()),
+        "kto": lambda: (labelled(path), presets.kto()),
+        "orpo": lambda: (preferences(path), presets.orpo()),
+        "tis": lambda: (rollouts(path, sampling=COLD), presets.tis(1.1)),
+    }[kind]()
     whole = Experiment(
         model=TINY,
         data=data,

@@ -141,6 +141,12 @@ class Objective(Score):
         for name in sorted(self.needs - OWN):
             if getattr(batch, name) is None:
                 raise ValueError(f"batch.{name}: missing; the objective needs it")
+        per_token = batch.advantage is not None and batch.advantage.ndim == 3
+        if per_token and "advantage" in self.needs and self.level != "token":
+            raise ValueError(
+                f"batch.advantage: one per token with level {self.level}; write "
+                "[prompts, group], or level: token (GSPO-token: ratio sequence_token)"
+            )
         if signal is None:
             signal = self.advantage(batch)
         batch = clean(self.signal.select(batch))

@@ -29,7 +29,8 @@ KINDS: tuple[tuple[Notion, Kind], ...] = (
     ("value", "equal"),
     ("gradient", "equal in gradient"),
 )
-CLOSEST = 8  # presets whose arguments are fitted
+# how many presets have their arguments fitted: always, and while none is equal
+CLOSEST, FARTHEST = 6, 16
 PROBE = 0.6180339887  # for an argument whose default is None
 # settings that matter on some batches only, and on which they do not
 SOFT = {
@@ -154,16 +155,21 @@ def _nearest(
 ) -> list[tuple[str, Arguments, int]]:
     """(preset, fitted arguments, distance), nearest first."""
     target = tree(objective, notion)
-    pool = list(_parts(objective))
+    pool = list({repr(part): part for part in _parts(objective)}.values())
     starts = []
     for name, make in PRESETS.items():
         arguments = _start(make, pool)
-        distance = _distance_of(make, arguments, target, notion)
+        if _not_default(name, arguments):
+            distance = _distance_of(make, arguments, target, notion)
+        else:
+            distance = _distance(_default_tree(name, notion), target)
         if distance is not None:
             starts.append((distance, name, arguments))
     starts.sort(key=lambda found: found[0])
     fitted = []
-    for distance, name, arguments in starts[:CLOSEST]:
+    for k, (distance, name, arguments) in enumerate(starts[:FARTHEST]):
+        if k >= CLOSEST and any(distance == 0 for _, _, distance in fitted):
+            break
         best = _fit(PRESETS[name], arguments, distance, target, pool, notion)
         fitted.append((name, *best))
     return sorted(fitted, key=lambda found: (found[2], len(_not_default(*found[:2]))))
@@ -178,6 +184,11 @@ def _parts(value: Any) -> Iterator[Any]:
         if dataclasses.is_dataclass(child):
             yield child
         yield from _parts(child)
+
+
+@functools.cache
+def _default_tree(name: str, notion: Notion) -> Tree:
+    return tree(PRESETS[name](), notion)
 
 
 @functools.cache

@@ -152,7 +152,7 @@ def coefficient_lines(
     found, _ = _linked(score, signal)
     slope = of_divergence(score.divergence, "curve")
     shorter = score.level == "sequence_mean" or score.per == "length"
-    source = "gain*c*beta*slope/n" if shorter else "gain*c*beta*slope"
+    source = "beta*gain*c*slope/n" if shorter else "beta*gain*c*slope"
     note = found.gain_note
     if isinstance(score.ratio, GeometricClip):
         note = "0 on clipped tokens"

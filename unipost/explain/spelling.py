@@ -204,6 +204,8 @@ def _symbol(name: str) -> str:
         )
     if mark:
         inner = sub if len(sub) == 1 else rf"\mathrm{{{sub}}}"
+        if base in STREAMS:
+            return rf"{written.removesuffix('}')},{inner}}}"
         return rf"{written}{prime}_{{{inner}}}"
     return written + prime
 
