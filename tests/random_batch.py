@@ -1,5 +1,7 @@
 """A ragged random batch that holds every array an objective may read."""
 
+from dataclasses import fields
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import numpy as np
 from unipost import Batch, Streams
 
 VOCABULARY = 5
+PER_PROMPT = ("reference_rewards",)  # no axis of rows
 
 
 def ragged(rng, shape):
@@ -39,6 +42,32 @@ def outcomes(rng, shape):
     if shape[1] == 2:  # a preference needs a strict order
         rewards[2] = 0.7, -0.4
     return rewards
+
+
+def moved(tree, prompts, rows):
+    """Streams or a batch with its prompts and the rows of every group reordered."""
+    values = {f.name: getattr(tree, f.name) for f in fields(tree)}
+    for name, x in values.items():
+        if x is not None:
+            x = x[prompts]
+            values[name] = x if name in PER_PROMPT else x[:, rows]
+    return type(tree)(**values)
+
+
+def padded(tree, rows, prompts=2, tokens=1):
+    """Empty prompts, rows and tokens behind the others, filled with any number."""
+    values = {f.name: getattr(tree, f.name) for f in fields(tree)}
+    for name, x in values.items():
+        if x is None:
+            continue
+        sizes = [(0, prompts)] + [(0, 0)] * (x.ndim - 1)
+        if name not in PER_PROMPT:
+            sizes[1] = 0, rows
+        if name not in (*PER_PROMPT, "components") and x.ndim > 2:
+            sizes[2] = 0, tokens
+        fill = 0 if x.dtype == bool else 9.9
+        values[name] = jnp.pad(x, sizes, constant_values=fill)
+    return type(tree)(**values)
 
 
 def random_batch(group, process=False, text=False, prompts=6, tokens=7, seed=0):
@@ -75,6 +104,7 @@ def random_batch(group, process=False, text=False, prompts=6, tokens=7, seed=0):
         weight=jnp.asarray(rng.uniform(0.5, 1.5, shape[:2])),
         off_policy=jnp.asarray(off),
         old=soiled(old.policy),
+        old_collision=soiled(old.collision),
         behavior=soiled(behavior.policy),
         reference=soiled(reference.policy),
         reference_lse=soiled(reference.lse),
@@ -84,6 +114,8 @@ def random_batch(group, process=False, text=False, prompts=6, tokens=7, seed=0):
         importance=soiled(np.exp(0.5 * rng.normal(size=shape))),
         baseline=jnp.asarray(rng.normal(size=shape[:2])),
         components=jnp.asarray(rng.normal(size=(*shape[:2], 2))),
+        reference_rewards=jnp.asarray(rng.normal(size=(prompts, 3))),
         mismatched=jnp.asarray(mismatched),
+        mismatched_reference=jnp.asarray(rng.normal(size=shape[:2])),
     )
     return jax.tree.map(soiled, policy), batch

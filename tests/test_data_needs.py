@@ -236,6 +236,9 @@ def test_a_reference_that_nothing_reads_is_refused():
 def test_a_model_is_not_its_own_teacher():
     message = refusal(experiment, presets.gkd(), "demonstrations", reference=None)
     assert message.startswith("reference: missing, so the model would be its own teach")
+    same = {"reference": "base", "model": "base"}
+    message = refusal(experiment, presets.gkd(), "demonstrations", **same)
+    assert message.startswith("reference: base, so the model would be its own teacher")
 
 
 def test_a_reference_has_the_tokens_of_the_model(tmp_path):

@@ -18,7 +18,7 @@ import unipost
 from unipost import Objective, Penalty, presets
 from unipost.classical import ForwardKL, PearsonChi2, ReverseKL
 from unipost.explain import explain, gradient_coefficient, latex
-from unipost.explain.divergences import SHAPES, Shape, of_divergence
+from unipost.explain.divergences import Shape, of_divergence
 from unipost.explain.expression import formula, text
 from unipost.explain.links import MARGIN, PAIR, POINTWISE, of_link
 from unipost.explain.parts import penalty_coefficient, penalty_value
@@ -58,11 +58,17 @@ def read(words):
     words = re.sub(r"1\{([^}]*)\}", r"float(\1)", words)
     words = re.sub(r"log (sigmoid\([^()]*\)|\w+)", r"log(\1)", words)
     words = re.sub(r"(?<![\w.])(\d+)(?=[a-zA-Z])", r"\1*", words)
-    words = re.sub(r"\(?([^()]+|.*) for (.*), else ([^()]+)\)?", r"(\1 if \2 else \3)", words)
+    words = re.sub(
+        r"\(?([^()]+|.*) for (.*), else ([^()]+)\)?", r"(\1 if \2 else \3)", words
+    )
     return re.sub(r"(?<=[\w)]) (?=[\w(])(?!if |else )(?<!if )(?<!else )", "*", words)
 
 
-ARGUMENTS = {"alpha": (0.3,), "hockey_stick": (1.5,), "unit_curvature": (PearsonChi2(),)}
+ARGUMENTS = {
+    "alpha": (0.3,),
+    "hockey_stick": (1.5,),
+    "unit_curvature": (PearsonChi2(),),
+}
 ARGUMENTS["adjoint"] = (SkewJensenShannon(0.3),)
 
 
@@ -132,13 +138,13 @@ def test_formulas_of_a_pair_link_are_its_loss_and_slopes(name):
     link = PAIR_LINKS[name](*SETTINGS.get(name, ()))
     assert type(link) in MARGIN or type(link) in PAIR, "write its formula"
     found = of_link(link, formula("z"), formula("w"), formula("A"))
-    for w, l in ((0.3, -0.4), (-0.9, 0.2)):
-        pair = jnp.array([w]), jnp.array([l])
-        names = {"z_w": w, "z_l": l, "m": w - l, "E": np.e}
+    for z_w, z_l in ((0.3, -0.4), (-0.9, 0.2)):
+        pair = jnp.array([z_w]), jnp.array([z_l])
+        names = {"z_w": z_w, "z_l": z_l, "m": z_w - z_l, "E": np.e}
         want = pytest.approx(float(link.loss(*pair)[0]), rel=1e-12)
         assert value(found.loss, **names) == want
         assert eval(read(text(found.loss)), FUNCTIONS | names) == want
-        slopes = jax.grad(lambda w, l: link.loss(w, l)[0], (0, 1))(*pair)
+        slopes = jax.grad(lambda w, r: link.loss(w, r)[0], (0, 1))(*pair)
         gains = (found.gain, found.rejected)
         for gain, slope in zip(gains, slopes, strict=True):
             assert value(gain, **names) == pytest.approx(-float(slope[0]), rel=1e-12)

@@ -5,6 +5,7 @@ one, in float64, without this library; its gradients are printed to 12 decimals.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -43,6 +44,18 @@ CASES = {
     "sft_token_mean": presets.sft(),
     "sft_seq_mean": presets.sft(SequenceMean()),
     "dft_token_mean": presets.dft(),
+    "minus_p": presets.alpha_sft(1.0),
+    "alpha_p_0.5": presets.alpha_sft(0.5),
+    "iw_sft_temp2": presets.iw_sft(),
+    "psft_eps0.2": presets.psft(0.2),
+    "gspo_.2": replace(presets.gspo(0.2, 0.2), signal=EXACT),
+    "cispo_hi.28": presets.cispo(signal=EXACT),
+    "awr_tau1": presets.awr(),
+    "sapo_1_1.05": presets.sapo(signal=EXACT),
+    "opmd_kimi_tau.5": presets.opmd(),
+    "fdpo_chi2kl(chiPO)_b.1": presets.chi_po(),
+    "slic_hinge_b.1": presets.hinge(),
+    "exo_pair_eps.05": presets.exo(smoothing=0.05),
     "fsft_V0_tv_beta0.5": presets.f_sft(TotalVariation(), 0.5),
     "fsft_V0_pearson_beta0.5": presets.f_sft(PearsonChi2(), 0.5),
     "fsft_V0_hellinger_beta0.5": presets.f_sft(SquaredHellinger(), 0.5),
@@ -106,6 +119,11 @@ def test_golden_penalties(estimator):
     want = GOLDEN["golden"][f"{estimator}_tok"]
     assert with_it[0] - without[0] == pytest.approx(want["loss"], rel=1e-12)
     np.testing.assert_allclose(with_it[1] - without[1], want["grad"], atol=6e-13)
+
+
+def test_every_row_is_here():
+    rows = set(CASES) | {f"{name}_tok" for name in ("k1", "k2", "k3")}
+    assert rows == set(GOLDEN["golden"])
 
 
 def test_luffy_released_recipe_value():

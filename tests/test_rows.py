@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from unipost.data import DataError, Demonstration, Preference, Question, read_rows
+from unipost.data import (
+    DataError,
+    Demonstration,
+    Labelled,
+    Preference,
+    Question,
+    read_rows,
+)
 from unipost.tokenizer import PretrainedTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -96,6 +103,19 @@ def test_preferences_as_text_and_as_conversations(folder):
     made = read_rows(write(folder, rows), "preferences").rows
     chat = Preference("user: hi\nassistant: ", "yes", "no")
     assert made == [Preference("hi", "yes", "no"), chat, chat, chat]
+
+
+def test_labelled_rows_as_text_and_as_conversations(folder):
+    rows = [
+        {"prompt": "a", "completion": "b", "label": True},
+        {"prompt": "c", "completion": "d", "label": 0},
+    ]
+    made = read_rows(write(folder, rows), "labelled")
+    assert made.rows == [Labelled("a", "b", True), Labelled("c", "d", False)]
+    assert made.rows[1].label is False and made.rows[1].place == "data.jsonl:2"
+    turns = [{"messages": said("hi", "yes"), "good": 1}]
+    chat = read_rows(write(folder, turns), "labelled", {"label": "good"}).rows
+    assert chat == [Labelled("user: hi\nassistant: ", "yes", True)]
 
 
 def test_questions(folder):

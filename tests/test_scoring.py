@@ -66,6 +66,7 @@ def test_scores_are_log_softmax_of_each_row_alone():
             "vocab": logps,
             "lse": lse,
             "entropy": -(np.exp(logps) * logps).sum(-1),
+            "collision": np.log(np.exp(2 * logps).sum(-1)),
         }
         for name, value in expected.items():
             field = np.asarray(getattr(got, name)[row])
@@ -75,7 +76,7 @@ def test_scores_are_log_softmax_of_each_row_alone():
 
 def test_extras_are_computed_only_when_named():
     data = batch(1)
-    assert fast(POLICY, PARAMS, *data)[1:] == (None, None, None)
+    assert fast(POLICY, PARAMS, *data)[1:] == (None,) * len(EXTRAS)
     only = fast(POLICY, PARAMS, *data, extras=("lse",))
     assert only.lse is not None and only.entropy is None and only.vocab is None
 
@@ -85,9 +86,11 @@ def test_chunks_change_no_value_and_no_gradient(chunk):
     data = batch(2)
 
     def total(params, chunk):
-        scores = score(POLICY, params, *data, extras=("entropy",), chunk=chunk)
-        assert scores.entropy is not None
-        return jnp.sum(jnp.sin(scores.logps) + scores.entropy), scores
+        extras = ("entropy", "collision")
+        scores = score(POLICY, params, *data, extras=extras, chunk=chunk)
+        assert scores.entropy is not None and scores.collision is not None
+        total = jnp.sin(scores.logps) + scores.entropy + scores.collision**2
+        return jnp.sum(total), scores
 
     both = [
         jax.jit(jax.grad(total, has_aux=True), static_argnums=1)(PARAMS, c)
@@ -172,6 +175,18 @@ def test_forbidden_tokens_leave_entropy_and_its_gradient_finite():
     value, grads = total(PARAMS)
     assert 0 < value <= y.size * np.log(4)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_collisions_of_large_logits_keep_their_digits():
+    """float32 logits of a few hundred: log sum p^2 is of log p, not of the logits."""
+    z = np.random.default_rng(0).normal(size=(1, 4, 13)) + 300.0
+    mask, tokens = jnp.ones((1, 4), bool), jnp.zeros((1, 4), int)
+    got = scoring.read(jnp.asarray(z, jnp.float32), tokens, mask, ("collision",))
+    p = np.exp(z - np.log(np.exp(z - 300).sum(-1, keepdims=True)) - 300)
+    np.testing.assert_allclose(got.collision, np.log((p**2).sum(-1)), rtol=1e-4)
+    assert got.collision.dtype == jnp.float32
+    sure = scoring.read(1e4 * jnp.eye(4)[None], tokens, mask, ("collision",))
+    assert np.isfinite(sure.collision).all()
 
 
 def test_float32_parameters_give_float32_scores():

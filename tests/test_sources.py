@@ -17,6 +17,7 @@ from tiny_runs import (
     write_sums,
 )
 
+from unipost import presets
 from unipost.data import DataError
 from unipost.rewards import exact, numeric
 from unipost.rollouts import SampledPreferences, draw
@@ -24,6 +25,7 @@ from unipost.sampling import Sampling
 from unipost.scoring import score
 from unipost.sources import Preferences, Setting
 from unipost.train import load_model
+from unipost.update import with_streams
 
 BASE = Path(__file__).parents[1] / "experiments"
 OTHER = params_of(5)
@@ -134,6 +136,24 @@ def test_behavior_is_the_samplers_own_distribution(sums):
     chosen = jnp.take_along_axis(halved, flat[2][..., None], -1)[..., 0]
     want = jnp.where(flat[3], chosen, 0.0).reshape(4, 4, 3)
     np.testing.assert_allclose(array(batch.behavior), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_sampler_correction_answers_for_the_temperature(sums, temperature):
+    """The weight is pi/pi_T of each token as it was drawn, 1 at temperature 1."""
+    objective = presets.tis(cap=50.0)
+    source = rollouts(sums, sampling=Sampling(3, temperature=temperature))
+    rows, batch, _ = source.open(SETTING).batch(1, OTHER)
+    batch = with_streams(objective, MODEL.policy, rows, batch, OTHER, None)
+    flat = [x.reshape(16, -1) for x in rows]
+    vocab = np.asarray(score(MODEL.policy, OTHER, *flat, extras=("vocab",)).vocab)
+    drawn = vocab / temperature
+    drawn = drawn - np.log(np.exp(drawn).sum(-1, keepdims=True))
+    ratio = np.take_along_axis(vocab - drawn, np.asarray(flat[2])[..., None], -1)
+    kept = np.asarray(rows.response_mask)
+    got = np.asarray(objective.prepare(batch).correction)[kept]
+    np.testing.assert_allclose(got, np.exp(ratio.reshape(kept.shape))[kept], rtol=1e-4)
+    assert (np.abs(got - 1) > 1e-2).any() == (temperature != 1.0)
 
 
 def test_a_batch_is_a_function_of_seed_step_and_parameters(sums):

@@ -356,3 +356,15 @@ def test_the_ball_of_dppo_kl_is_smoothed_near_certainty():
         objective = verl.policy_loss("dppo_kl", clip_high=high)
         grad = jax.grad(objective, has_aux=True)(policy, batch)[0]
         assert bool(grad.sum() != 0.0) == kept
+
+
+@pytest.mark.parametrize("estimator, slope", [("k3", 0.0), ("k3+", -1000.0)])
+def test_k3_far_out_is_finite(estimator, slope):
+    """Without the clamp on the log-ratio the gradient would be 0 * inf."""
+
+    def value(policy):
+        return verl.kl_values(policy, jnp.zeros(1), jnp.ones(1), estimator).sum()
+
+    got = jax.value_and_grad(value)(jnp.array([-1000.0]))
+    np.testing.assert_allclose(got[0], 10.0)
+    np.testing.assert_allclose(got[1], slope)

@@ -46,11 +46,13 @@ class GAE(Signal):
 
     delta_t = r_t + gamma V_next - V_t, A_t = delta_t + gamma lam A_next, over the
     unmasked tokens; outcome rewards stand on the last token. Whitened over all tokens
-    of the logical batch: (A - mean) / sqrt(var + 1e-8), ddof 1. Source: 1506.02438.
+    of the logical batch: (A - mean) / sqrt(var + 1e-8), ddof 1; `count_eps` is added to
+    the number of tokens (verl: 1e-8). Source: 1506.02438.
     """
 
     gamma: Scalar = 1.0
     lam: Scalar = 0.95
+    count_eps: Scalar = 0.0
     token_rewards: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -65,7 +67,7 @@ class GAE(Signal):
         rewards = token_rewards(batch)
         values = given(batch, "values")
         advantage, _ = gae(rewards, values, batch.mask, self.gamma, self.lam)
-        return whiten(advantage, batch.mask)
+        return whiten(advantage, batch.mask, count_eps=self.count_eps)
 
 
 @part
@@ -74,10 +76,11 @@ class Returns(Signal):
 
     R_t = r_t + gamma R_next; outcome rewards stand on the last token, and the penalty
     in the reward is subtracted token by token, so that R_t carries the KL still to
-    come. Source: 2501.03262.
+    come. `count_eps` as in `GAE`. Source: 2501.03262.
     """
 
     gamma: Scalar = 1.0
+    count_eps: Scalar = 0.0
     token_rewards: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -91,7 +94,7 @@ class Returns(Signal):
         rewards = token_rewards(batch)
         # the advantage of a critic that is 0 everywhere, lambda 1
         returns, _ = gae(rewards, jnp.zeros_like(rewards), batch.mask, self.gamma, 1.0)
-        return whiten(returns, batch.mask)
+        return whiten(returns, batch.mask, count_eps=self.count_eps)
 
 
 @part

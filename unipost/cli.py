@@ -54,8 +54,8 @@ is: the presets it equals, or the nearest one and what differs.
 """
 
 LIST = """\
-List what can be named in a config: presets, divergences, links, signals, penalties'
-estimators, aggregations, optimizers, sources and rewards.
+List what can be named in a config: presets, divergences, ratios, links, weights,
+corrections, signals, penalties' estimators, aggregations, sources and the rest.
 
   unipost list
   unipost list presets

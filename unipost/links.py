@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,12 @@ class Units(NamedTuple):
 
 
 class Link(ABC):
-    """A pointwise link."""
+    """A pointwise link.
+
+    `regresses` says that A = 0 is a target too; unscored rows are then left out.
+    """
+
+    regresses: ClassVar[bool] = False
 
     @property
     def over(self) -> Anchor:
@@ -166,6 +171,7 @@ class Residual(Link):
     """
 
     centre: Literal["none", "group"] = "none"
+    regresses: ClassVar[bool] = True
 
     def loss(self, z, signal, units):
         residual = signal - z
@@ -185,6 +191,7 @@ class Balance(Link):
 
     divergence: Divergence
     tau: Scalar = 1.0
+    regresses: ClassVar[bool] = True
 
     def __post_init__(self):
         in_range("balance.tau", self.tau, 0.0, what="is not positive and finite")
@@ -205,6 +212,7 @@ class Contrast(Link):
     """
 
     tau: Scalar
+    regresses: ClassVar[bool] = True
 
     def __post_init__(self):
         in_range("contrast.tau", self.tau, 0.0, what="is not positive and finite")

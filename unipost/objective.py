@@ -152,6 +152,8 @@ class Objective(Score):
         batch = clean(self.signal.select(batch))
         if isinstance(self.link, PairLink) and not self.aggregation.counts_empty:
             batch = _decided_pairs(batch, signal)
+        if isinstance(self.link, Link) and self.link.regresses:
+            batch = _scored_rows(batch, self.signal)
         mask = batch.mask
         weight, row_weight = self._weights(batch)
         corrected = jnp.ones_like(mask)
@@ -195,7 +197,17 @@ class Objective(Score):
             entropy = (prepared.mean * stream(streams, "entropy")).sum()
             loss = loss - self.entropy_bonus * entropy
             metrics["entropy"] = entropy
-        return loss, {"loss": loss} | metrics
+        return loss, {"loss": loss} | metrics | self._constants(prepared)
+
+    def _constants(self, prepared: Prepared) -> dict[str, Array]:
+        """Means of what enters the loss without a gradient."""
+        metrics = {}
+        if self.corrections:
+            kept = jnp.where(prepared.mean > 0, prepared.correction, 0.0)
+            metrics["correction"] = (prepared.mean * kept).sum()
+        if self.reference_point is not None:
+            metrics["reference_point"] = (prepared.row_mean * prepared.offset).sum()
+        return metrics
 
     def _weights(self, batch: Batch) -> tuple[Array, Array]:
         """Weights of per-token and of per-row losses, those of the rows included."""
@@ -326,4 +338,13 @@ def _decided_pairs(batch: Batch, signal: Array) -> Batch:
     """Empty the pairs that compare nothing: an empty response, or a tie."""
     whole = (batch.mask.sum(-1) > 0).all(-1) & (signal[..., 0] != 0).all(-1)
     mask = jnp.where(whole[:, None, None], batch.mask, 0.0)
+    return dataclasses.replace(batch, mask=mask)
+
+
+def _scored_rows(batch: Batch, signal: Signal) -> Batch:
+    """Empty the rows without a reward: A = 0 would be a target, not no information."""
+    rewards = batch.rewards
+    if rewards is None or rewards.ndim != 2 or "rewards" not in signal.needs:
+        return batch
+    mask = jnp.where(jnp.isfinite(rewards)[..., None], batch.mask, 0.0)
     return dataclasses.replace(batch, mask=mask)

@@ -72,19 +72,21 @@ class Experiment:
                 f"minibatches x {self.microbatches} microbatches"
             )
         check_data(self.objective, self.data, self.minibatches)
-        _check_reference(self.objective, self.reference)
+        _check_reference(self.objective, self.reference, self.model)
 
 
-def _check_reference(objective: AnyObjective, reference: str | None) -> None:
+def _check_reference(
+    objective: AnyObjective, reference: str | None, model: str | NewModel
+) -> None:
     """Refuse a reference that nothing reads, and a model that is its own teacher."""
     if reference is not None and not objective.needs & REFERENCE:
         raise ValueError(
             f"reference: {reference}, but the objective reads none; leave it out"
         )
-    if reference is None and isinstance(objective, Distillation):
+    if reference in (None, model) and isinstance(objective, Distillation):
         raise ValueError(
-            "reference: missing, so the model would be its own teacher and learn "
-            "nothing; write the folder of a teacher"
+            f"reference: {reference or 'missing'}, so the model would be its own "
+            "teacher and learn nothing; write the folder of a teacher"
         )
 
 

@@ -131,10 +131,15 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _distance(one: Tree, other: Tree) -> int:
-    """How many settings differ; a part of another class counts once, `SOFT` do not."""
+    """How many settings differ, `SOFT` left out.
+
+    A part of another class counts once, one that is missing with all its settings: no
+    penalty is farther away than another penalty.
+    """
     keys = [k for k in (one | other) if not _soft(k)]
     wrong = {k for k in keys if not _same(one.get(k, _ABSENT), other.get(k, _ABSENT))}
-    return sum(not _inside(k, wrong) for k in wrong)
+    both = {k for k in wrong if None not in (one.get(k), other.get(k))}
+    return sum(not _inside(k, both) for k in wrong)
 
 
 _ABSENT = "absent"
@@ -145,7 +150,7 @@ def _soft(path: str) -> bool:
 
 
 def _inside(path: str, wrong: set[str]) -> bool:
-    """Whether a part that holds this setting differs already."""
+    """Whether a part that holds this setting is another one already."""
     steps = path.split(".")
     return any(".".join(steps[:k]) in wrong for k in range(1, len(steps)))
 
@@ -233,11 +238,21 @@ def _fit(make, arguments: Arguments, distance: int, target: Tree, pool, notion: 
         improved = False
         for name in arguments:
             for value in _candidates(make, name, arguments, target, pool, notion):
-                changed = arguments | {name: value}
-                found = _distance_of(make, changed, target, notion)
-                if found is not None and found < distance:
-                    arguments, distance, improved = changed, found, True
+                for changed in _changes(make, arguments, name, value):
+                    found = _distance_of(make, changed, target, notion)
+                    if found is not None and found < distance:
+                        arguments, distance, improved = changed, found, True
     return arguments, distance
+
+
+def _changes(make: Callable, arguments: Arguments, name: str, value: Any):
+    """One argument changed; if that is refused, another one left out as well."""
+    changed = arguments | {name: value}
+    if _made(make, changed) is not None:
+        return [changed]
+    parameters = _signature(make)
+    free = [k for k in arguments if k != name and parameters[k].default is None]
+    return [changed | {k: None} for k in free]
 
 
 def _candidates(make, name, arguments: Arguments, target: Tree, pool, notion: Notion):

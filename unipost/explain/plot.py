@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 P = 0.3  # probability of the token while a log-ratio varies
-PROBABILITIES = np.geomspace(1e-3, 0.99, 200)
+PROBABILITIES = np.geomspace(1e-3, 0.99, 301)
 LOG_RATIOS = np.linspace(-1.5, 1.5, 301)
 # Okabe and Ito's blue, vermilion and green, told apart by line as well
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))

@@ -28,6 +28,7 @@ from unipost.verl.aggregations import EPS
 from unipost.verl.options import read
 
 Array = jax.Array
+COUNT_EPS = 1e-8  # what verl adds to a number of tokens
 Estimator = Literal[
     "gae",
     "grpo",
@@ -184,7 +185,7 @@ def advantage(
 
 def gae(gamma: Scalar, lam: Scalar) -> Signal:
     """Generalised advantage estimation from `batch.values`, whitened over tokens."""
-    return GAE(gamma, lam)
+    return GAE(gamma, lam, COUNT_EPS)
 
 
 def grpo(eps: Scalar, norm_adv_by_std_in_grpo: bool) -> Signal:
@@ -220,7 +221,7 @@ def grpo_passk(eps: Scalar, norm_adv_by_std_in_grpo: bool) -> Signal:
 
 def reinforce_plus_plus(gamma: Scalar) -> Signal:
     """Discounted reward to go, whitened over tokens."""
-    return Returns(gamma)
+    return Returns(gamma, COUNT_EPS)
 
 
 def reinforce_plus_plus_baseline() -> Signal:
