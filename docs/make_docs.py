@@ -41,8 +41,8 @@ INTRODUCTIONS = {
         "f'(u), u the ratio to the reference of the whole response; the link "
         "compares the two. Where it sees their difference only, the normaliser of "
         "the f-regularised optimum cancels and any admissible divergence will do.",
-        "Coefficients of the chosen and of the rejected response against the log- "
-        "ratio of that response, the other one being at the reference. One token "
+        "Coefficients of the chosen and of the rejected response against the "
+        "log-ratio of that response, the other one being at the reference. One token "
         "each, defaults of the presets; an axis is cut at six times its middle "
         "value.",
     ),

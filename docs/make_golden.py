@@ -62,7 +62,12 @@ def matched(family: str, case: str, results: list[tuple[str, str, bool]]) -> boo
     """Whether the tests that name this case ran and passed."""
     file, _ = FAMILIES[family]
     ids = (case, f"{family}-{case}", f"{family}/{case}")
-    found = [ok for where, name, ok in results if where == file and _id(name) in ids]
+    found = [
+        ok
+        for where, name, ok in results
+        # a further parameter may follow the name of the case
+        if where == file and (_id(name) in ids or _id(name).startswith(f"{case}-"))
+    ]
     return bool(found) and all(found)
 
 

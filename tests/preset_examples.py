@@ -156,7 +156,7 @@ REWARDS = {
     "grpo-straight": replace(_grpo, penalty=Penalty(0.1, gradient="k2", bound=10.0)),
     "grpo-dual": replace(_grpo, link=Clipped(0.1, 0.1, dual=1.2)),
     "grpo-cap": replace(_grpo, link=Clipped(0.1, 0.1, cap=1.2)),
-    "grpo-stale": replace(_grpo, corrections=(StaleMask(0.02),)),
+    "grpo-stale": replace(_grpo, corrections=(StaleMask(0.01),)),
     "grpo-entropic": replace(_grpo, corrections=(TopEntropy(0.4),)),
     "grpo-two": replace(
         _grpo, corrections=(GivenWeight(), SamplerCorrection(Mask(1.5), "sequence"))

@@ -5,140 +5,23 @@ trees. The oracles are numpy: textbook f, f', f'' in u, and central differences 
 scalar whose gradient is claimed.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from textbook import CASES, log_softmax, numeric_gradient, primitive
 
 import unipost
-from unipost import Batch, Objective, Penalty, Streams, adjoint, unit_curvature
-from unipost import divergences as d
+from unipost import Batch, Objective, Penalty, Streams, presets
 from unipost.aggregation import SequenceSum
+from unipost.parametric import LogOdds, Shaping
 from unipost.penalties import SAMPLED
 from unipost.signals import Raw, Zeros
 
-log = np.log
-
-
-@unipost.part
-class LeCam(unipost.Divergence):
-    """A user's divergence: K and the constants come from the defaults."""
-
-    def f(self, log_u):
-        return jnp.expm1(log_u) * jnp.tanh(log_u / 2)
-
-    def f_prime(self, log_u):
-        return jnp.tanh(log_u / 2) * (1 + 2 * jax.nn.sigmoid(-log_u))
-
-
-@dataclass
-class Case:
-    """A divergence with its f, f', f'' as textbook functions of u."""
-
-    divergence: Any
-    f: Callable
-    slope: Callable
-    curve: Callable
-
-    @property
-    def flat(self):
-        return not np.any(self.curve(np.array([0.5, 2.0])))
-
-
-A, W, GAMMA = 0.3, 0.3, 1.5
-CASES = {
-    "reverse_kl": Case(
-        d.ReverseKL(), lambda u: u * log(u) - u + 1, log, lambda u: 1 / u
-    ),
-    "forward_kl": Case(
-        d.ForwardKL(), lambda u: u - 1 - log(u), lambda u: 1 - 1 / u, lambda u: u**-2
-    ),
-    "jensen_shannon": Case(
-        d.JensenShannon(),
-        lambda u: u * log(u) - (1 + u) * log((1 + u) / 2),
-        lambda u: log(2 * u / (1 + u)),
-        lambda u: 1 / (u * (1 + u)),
-    ),
-    "pearson_chi2": Case(
-        d.PearsonChi2(),
-        lambda u: (u - 1) ** 2,
-        lambda u: 2 * (u - 1),
-        lambda u: 2 + 0 * u,
-    ),
-    "neyman_chi2": Case(
-        d.NeymanChi2(),
-        lambda u: (u - 1) ** 2 / u,
-        lambda u: 1 - u**-2,
-        lambda u: 2 * u**-3,
-    ),
-    "squared_hellinger": Case(
-        d.SquaredHellinger(),
-        lambda u: (np.sqrt(u) - 1) ** 2,
-        lambda u: 1 - u**-0.5,
-        lambda u: u**-1.5 / 2,
-    ),
-    "alpha": Case(
-        d.Alpha(A),
-        lambda u: (u ** (1 - A) - (1 - A) * u - A) / (A * (A - 1)),
-        lambda u: (1 - u**-A) / A,
-        lambda u: u ** (-A - 1),
-    ),
-    "jeffreys": Case(
-        d.Jeffreys(),
-        lambda u: (u - 1) * log(u),
-        lambda u: log(u) + 1 - 1 / u,
-        lambda u: 1 / u + u**-2,
-    ),
-    "chi2_kl": Case(
-        d.Chi2KL(),
-        lambda u: (u - 1) ** 2 / 2 + u * log(u) - u + 1,
-        lambda u: u - 1 + log(u),
-        lambda u: 1 + 1 / u,
-    ),
-    "total_variation": Case(
-        d.TotalVariation(),
-        lambda u: np.abs(u - 1) / 2,
-        lambda u: np.sign(u - 1) / 2,
-        lambda u: 0 * u,
-    ),
-    "hockey_stick": Case(
-        d.HockeyStick(GAMMA),
-        lambda u: np.maximum(u - GAMMA, 0),
-        lambda u: 1.0 * (u > GAMMA),
-        lambda u: 0 * u,
-    ),
-    "skew_jensen_shannon": Case(
-        d.SkewJensenShannon(W),
-        lambda u: (
-            (1 - W) * u * log(u / (W + (1 - W) * u)) - W * log(W + (1 - W) * u)
-        ),
-        lambda u: (1 - W) * log(u / (W + (1 - W) * u)),
-        lambda u: W * (1 - W) / (u * (W + (1 - W) * u)),
-    ),
-    "unit_curvature": Case(
-        unit_curvature(d.NeymanChi2()),
-        lambda u: (u - 1) ** 2 / u / 2,
-        lambda u: (1 - u**-2) / 2,
-        lambda u: u**-3,
-    ),
-    "adjoint": Case(  # u f(1/u) of chi2_kl
-        adjoint(d.Chi2KL()),
-        lambda u: (u - 1) ** 2 / (2 * u) + u - 1 - log(u),
-        lambda u: (1 - u**-2) / 2 + 1 - 1 / u,
-        lambda u: u**-3 + u**-2,
-    ),
-    "le_cam": Case(
-        LeCam(),
-        lambda u: (u - 1) ** 2 / (u + 1),
-        lambda u: 1 - 4 / (u + 1) ** 2,
-        lambda u: 8 / (u + 1) ** 3,
-    ),
-}
-UNCENTRED = {"shaping": d.Shaping(), "log_odds": d.LogOdds()}
+UNCENTRED = {"shaping": Shaping(), "log_odds": LogOdds()}
 SMOOTH = [name for name in CASES if not CASES[name].flat]
 WEIGHT = 0.7
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
@@ -149,32 +32,6 @@ def apart(got, other):
     return float(np.abs(np.asarray(got) - other).max()) > 1e-3
 
 
-def log_softmax(z):
-    return z - log(np.exp(z).sum(-1, keepdims=True))
-
-
-def numeric_gradient(scalar, z, step=1e-5):
-    found = np.zeros_like(z)
-    for i in np.ndindex(z.shape):
-        ahead, back = z.copy(), z.copy()
-        ahead[i] += step
-        back[i] -= step
-        found[i] = (scalar(ahead) - scalar(back)) / (2 * step)
-    return found
-
-
-def primitive(slope, log_u):
-    """int_1^u slope(v) dv by Gauss-Legendre, in two panels around the kink at GAMMA."""
-    nodes, weights = np.polynomial.legendre.leggauss(40)
-    middle = np.minimum(log_u, log(GAMMA))
-    total = np.zeros_like(log_u)
-    for low, high in ((0 * log_u, middle), (middle, log_u)):
-        half = (high - low)[..., None] / 2
-        v = np.exp(low[..., None] + half * (1 + nodes))
-        total = total + (half * weights * v * slope(v)).sum(-1)
-    return total
-
-
 # one token of six: the policy, the reference, and the snapshot that drew the samples
 _rng = np.random.default_rng(3)
 LOGITS = _rng.normal(size=6)
@@ -182,6 +39,8 @@ REFERENCE = log_softmax(_rng.normal(size=6))
 POLICY, OLD = log_softmax(LOGITS), log_softmax(LOGITS + 0.4 * _rng.normal(size=6))
 LOG_U = POLICY - REFERENCE
 U, RHO = np.exp(LOG_U), np.exp(POLICY - OLD)
+SAMPLES = {"fresh": POLICY, "stale": OLD}
+REWARDS = _rng.normal(size=6)
 
 
 def divergence_at(h):
@@ -199,32 +58,38 @@ def score_gradient(sampler, coefficient):
     return cost - np.exp(POLICY) * cost.sum()
 
 
-def expected(penalty, sampler, signal=Zeros()):
-    """(value, gradient) of the loss in the logits, expected over y ~ sampler.
+@lru_cache
+def measured(penalty, signal=Zeros()):
+    """Value and gradient in the logits of the loss on each of the SAMPLES.
 
     One group holds the whole vocabulary; a row's weight is its probability.
     """
     shape = (1, 6, 1)
-    batch = Batch(
-        mask=jnp.ones(shape),
-        weight=6 * np.exp(sampler)[None],
-        rewards=REWARDS[None],
-        reference=REFERENCE.reshape(shape),
-        old=sampler.reshape(shape),
-        reference_vocab=jnp.broadcast_to(REFERENCE, (*shape, 6)),
-    )
     objective = Objective(signal=signal, aggregation=SequenceSum(), penalty=penalty)
 
-    def loss(z):
+    def loss(z, sampler):
+        batch = Batch(
+            mask=jnp.ones(shape),
+            weight=6 * jnp.exp(sampler)[None],
+            rewards=REWARDS[None],
+            reference=REFERENCE.reshape(shape),
+            old=sampler.reshape(shape),
+            reference_vocab=jnp.broadcast_to(REFERENCE, (*shape, 6)),
+        )
         log_p = jax.nn.log_softmax(z)
         vocab = jnp.broadcast_to(log_p, (*shape, 6))
         return objective(Streams(log_p.reshape(shape), vocab=vocab), batch)[0]
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(LOGITS))
-    return float(value) / WEIGHT, np.asarray(gradient) / WEIGHT
+    both = jnp.stack(list(SAMPLES.values()))
+    values, gradients = jax.vmap(jax.value_and_grad(loss), (None, 0))(LOGITS, both)
+    pairs = zip(np.asarray(values), np.asarray(gradients), strict=True)
+    return dict(zip(SAMPLES, pairs, strict=True))
 
 
-REWARDS = _rng.normal(size=6)
+def expected(penalty, samples="fresh"):
+    """(value, gradient) of the penalty per unit of weight, over those samples."""
+    value, gradient = measured(penalty)[samples]
+    return value / WEIGHT, gradient / WEIGHT
 
 
 def oracle(case, rho=1.0):
@@ -260,11 +125,11 @@ def test_every_named_divergence_is_here_or_refused():
 def test_value_and_gradient_of_every_estimator(name):
     """Fresh samples and stale ones, against the table's closed forms."""
     case = CASES[name]
-    for sampler, rho in ((POLICY, 1.0), (OLD, RHO)):
-        want = oracle(case, rho)
+    for samples, sampler in SAMPLES.items():
+        want = oracle(case, np.exp(POLICY - sampler))
         for estimator in usable(case):
             penalty = Penalty(WEIGHT, case.divergence, estimator)
-            value, gradient = expected(penalty, sampler)
+            value, gradient = expected(penalty, samples)
             values, slopes = want[estimator]
             assert value == pytest.approx(np.exp(sampler) @ values, rel=1e-11)
             np.testing.assert_allclose(
@@ -278,25 +143,25 @@ def test_which_of_them_is_the_gradient_of_the_divergence(name):
     case = CASES[name]
     true, value = true_gradient(case.f), divergence_at(case.f)(LOGITS)
 
-    def gradient(estimator, sampler, claim):
-        got = expected(Penalty(WEIGHT, case.divergence, estimator), sampler)
+    def gradient(estimator, samples, claim):
+        got = expected(Penalty(WEIGHT, case.divergence, estimator), samples)
         np.testing.assert_allclose(got[1], claim, **DIFFERENCES)
         return got[0]
 
-    gradient("k2", POLICY, true)
-    assert gradient("exact", POLICY, true * 1.0) == pytest.approx(value, rel=1e-11)
-    gradient("importance_k2", OLD, true)
-    got = gradient("importance_k3", OLD, true)
+    gradient("k2", "fresh", true)
+    assert gradient("exact", "fresh", true) == pytest.approx(value, rel=1e-11)
+    gradient("importance_k2", "stale", true)
+    got = gradient("importance_k3", "stale", true)
     assert got == pytest.approx(value, rel=1e-11)
     # k3 has the value of D_f and the gradient of D_h, h' = f' - f/u
     h = true_gradient(
-        lambda u: primitive(lambda v: case.slope(v) - case.f(v) / v, log(u))
+        lambda u: primitive(lambda v: case.slope(v) - case.f(v) / v, np.log(u))
     )
-    assert gradient("k3", POLICY, h) == pytest.approx(value, rel=1e-11)
+    assert gradient("k3", "fresh", h) == pytest.approx(value, rel=1e-11)
     assert apart(h, true)
     # k2 and k3 on stale samples: neither
     for estimator in ("k2", "k3"):
-        off = expected(Penalty(WEIGHT, case.divergence, estimator), OLD)
+        off = expected(Penalty(WEIGHT, case.divergence, estimator), "stale")
         assert apart(off[1], true)
         assert abs(off[0] - value) > 1e-3
 
@@ -306,11 +171,11 @@ def test_what_k1_and_its_absolute_value_descend(name):
     """k1: E_ref[u f' - f]; abs: E_ref|u f' - f|. grad D_f for Pearson's k1 alone."""
     case = CASES[name]
     true = true_gradient(case.f)
-    k1 = expected(Penalty(WEIGHT, case.divergence, "k1"), POLICY)[1]
+    k1 = expected(Penalty(WEIGHT, case.divergence, "k1"))[1]
     own = true_gradient(lambda u: u * case.slope(u) - case.f(u))
     np.testing.assert_allclose(k1, own, **DIFFERENCES)
     assert apart(k1, true) == (name != "pearson_chi2")
-    size = expected(Penalty(WEIGHT, case.divergence, "abs"), POLICY)[1]
+    size = expected(Penalty(WEIGHT, case.divergence, "abs"))[1]
     kinked = true_gradient(lambda u: np.abs(u * case.slope(u) - case.f(u)))
     np.testing.assert_allclose(size, kinked, **DIFFERENCES)
     assert apart(size, true)
@@ -332,7 +197,7 @@ KNOWN = {  # estimator as a loss: the divergences whose gradients it adds up
 
 @pytest.mark.parametrize("name, estimator", KNOWN)
 def test_divergences_that_the_wrong_estimators_descend(name, estimator):
-    got = expected(Penalty(WEIGHT, CASES[name].divergence, estimator), POLICY)[1]
+    got = expected(Penalty(WEIGHT, CASES[name].divergence, estimator))[1]
     parts = KNOWN[name, estimator].items()
     want = sum((c * true_gradient(CASES[other].f) for other, c in parts), 0 * LOGITS)
     np.testing.assert_allclose(got, want, **DIFFERENCES)
@@ -347,11 +212,11 @@ def test_straight_through_has_one_value_and_the_other_gradient(name):
         pairs = [(a, b) for a in SAMPLED for b in SAMPLED if a != b]
     for estimator, gradient in pairs:
         penalty = Penalty(WEIGHT, case.divergence, estimator, gradient)
-        value, got = expected(penalty, OLD)
+        value, got = expected(penalty, "stale")
         assert value == pytest.approx(np.exp(OLD) @ want[estimator][0], rel=1e-11)
         slopes = score_gradient(OLD, want[gradient][1])
         np.testing.assert_allclose(got, slopes, **CLOSE)
-    unbiased = expected(Penalty(WEIGHT, case.divergence, "k3", "k2"), POLICY)
+    unbiased = expected(Penalty(WEIGHT, case.divergence, "k3", "k2"))
     true = true_gradient(case.f)
     np.testing.assert_allclose(unbiased[1], true, **DIFFERENCES)
     assert unbiased[0] == pytest.approx(divergence_at(case.f)(LOGITS), rel=1e-11)
@@ -362,10 +227,106 @@ def test_in_the_reward_and_over_the_policy_itself(name):
     """r - w f'(u) through the advantage: -grad E[r] + w grad D_f. over: self, rho = 1."""
     case, true = CASES[name], true_gradient(CASES[name].f)
     penalty = Penalty(WEIGHT, case.divergence, "in_reward")
-    got = expected(penalty, POLICY, Raw())[1] * WEIGHT
+    _, got = measured(penalty, Raw())["fresh"]
     reward = score_gradient(POLICY, REWARDS)
     np.testing.assert_allclose(got, WEIGHT * true - reward, **DIFFERENCES)
     penalty = Penalty(WEIGHT, case.divergence, "importance_k3", over="self")
-    value, got = expected(penalty, POLICY)
+    value, got = expected(penalty)
     np.testing.assert_allclose(got, true, **DIFFERENCES)
     assert value == pytest.approx(divergence_at(case.f)(LOGITS), rel=1e-11)
+
+
+# all nine sequences of two tokens of three; row 0 of the logits [4, 3] is the root's
+FIRST, SECOND = np.divmod(np.arange(9), 3)
+STATES, ACTIONS = np.stack([0 * FIRST, 1 + FIRST], -1), np.stack([FIRST, SECOND], -1)
+FULL = np.ones((9, 2))
+ENDED = np.where((STATES == 1), 0.0, FULL)  # token 0 at the root ends the sequence
+MASKS = pytest.mark.parametrize("mask", [FULL, ENDED], ids=["full", "ended"])
+_rng = np.random.default_rng(0)
+TREE, TREE_REFERENCE = _rng.normal(size=(4, 3)), log_softmax(_rng.normal(size=(4, 3)))
+TREE_POLICY = log_softmax(TREE)
+TREE_OLD = log_softmax(TREE + 0.4 * _rng.normal(size=(4, 3)))
+
+
+def visits(log_p, mask):
+    """The probability [4] that a sequence of log_p comes to each state."""
+    return np.concatenate([[1.0], np.exp(log_p[0]) * mask[::3, 1]])
+
+
+def of_tokens(case, mask, at=None):
+    """E sum_t D_f(pi(.|s_t) || ref); `at` holds the states where that policy goes."""
+
+    def scalar(z):
+        log_p = log_softmax(z)
+        u = np.exp(log_p - TREE_REFERENCE)
+        each = (np.exp(TREE_REFERENCE) * case.f(u)).sum(-1)
+        return visits(log_p if at is None else at, mask) @ each
+
+    return scalar
+
+
+def of_sequences(case, mask):
+    """D_f between the distributions over sequences."""
+
+    def scalar(z):
+        log_u = (log_softmax(z) - TREE_REFERENCE)[STATES, ACTIONS]
+        prior = np.exp(TREE_REFERENCE[STATES, ACTIONS].sum(-1))
+        return prior @ case.f(np.exp((mask * log_u).sum(-1)))
+
+    return scalar
+
+
+def on_tree(penalty, mask, sampler=TREE_POLICY):
+    """(value, gradient) in the logits [4, 3], expected over sequences of `sampler`."""
+    batch = Batch(
+        mask=mask[None],
+        weight=9 * np.exp(sampler[STATES, ACTIONS].sum(-1))[None],
+        reference=TREE_REFERENCE[STATES, ACTIONS][None],
+        old=sampler[STATES, ACTIONS][None],
+        reference_vocab=TREE_REFERENCE[STATES][None],
+    )
+    objective = Objective(signal=Zeros(), aggregation=SequenceSum(), penalty=penalty)
+
+    def loss(z):
+        log_p = jax.nn.log_softmax(z)
+        streams = Streams(log_p[STATES, ACTIONS][None], vocab=log_p[STATES][None])
+        return objective(streams, batch)[0]
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(TREE))
+    return float(value) / WEIGHT, np.asarray(gradient) / WEIGHT
+
+
+def reinforce(cost, mask):
+    """E_pi[sum_t cost_t grad log pi(a_t | s_t)] in the logits, `cost` [9, 2]."""
+    p, found = np.exp(TREE_POLICY), np.zeros((4, 3))
+    probability = p[STATES, ACTIONS].prod(-1, keepdims=True)
+    scores = np.eye(3)[ACTIONS] - p[STATES]
+    np.add.at(found, STATES, (probability * mask * cost)[..., None] * scores)
+    return found
+
+
+@MASKS
+@pytest.mark.parametrize("name", SMOOTH)
+def test_tokens_of_a_sequence_with_the_states_held_and_moving(name, mask):
+    """k2 and exact hold the states; to_go does not: f' now, f/u of what follows."""
+    case = CASES[name]
+    f, policy = case.divergence, TREE_POLICY
+    moving = numeric_gradient(of_tokens(case, mask), TREE)
+    held = numeric_gradient(of_tokens(case, mask, policy), TREE)
+    value = pytest.approx(of_tokens(case, mask)(TREE), rel=1e-11)
+    assert apart(moving, held)
+    k2 = on_tree(Penalty(WEIGHT, f, "k2"), mask)[1]
+    np.testing.assert_allclose(k2, held, **DIFFERENCES)
+    total, exact = on_tree(Penalty(WEIGHT, f, "exact"), mask)
+    np.testing.assert_allclose(exact, held, **DIFFERENCES)
+    assert total == value
+    total, to_go = on_tree(Penalty(WEIGHT, f, "k3", gradient="to_go"), mask)
+    np.testing.assert_allclose(to_go, moving, **DIFFERENCES)
+    assert total == value
+    # f' of the tokens that follow, in place of f/u: right for reverse KL alone
+    slope = mask * case.slope(np.exp((policy - TREE_REFERENCE)[STATES, ACTIONS]))
+    later = np.stack([slope[:, 1], 0 * FIRST], -1)
+    wrong = reinforce(slope + later, mask)
+    assert apart(wrong, moving) == (name != "reverse_kl")
+    whole = numeric_gradient(of_sequences(case, mask), TREE)
+    assert apart(whole, moving) == (name != "reverse_kl")

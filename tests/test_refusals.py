@@ -18,7 +18,7 @@ MODULES = """refusals refusals.scores refusals.pairs refusals.objectives score p
 links pair_links ratios weights corrections reference_points signals advantages
 baselines components aggregation mixture vocabulary parametric presets.demonstrations
 presets.preferences presets.rewards presets.off_policy""".split()
-REASONS = [
+REASONS = [  # (function, regular expression)
     reason
     for name in MODULES
     for reason in refused_in(importlib.import_module(f"unipost.{name}"))
@@ -54,11 +54,10 @@ def test_every_reason_has_a_case():
 
 @pytest.mark.parametrize("name", sorted(RULES | set(EXAMPLES)))
 def test_the_example_of_a_rule_is_refused_by_it(name):
-    """The rule is the first that speaks; waived, the object can be made."""
+    """The examples that the docs show: one of every rule, with that rule's words."""
     words = said(EXAMPLES[name])
-    rules = {rule.__name__: rule for rule in (*OBJECTIVE_RULES, *SCORE_RULES)}
-    assert (rules[name].__doc__ or "").strip()
-    assert words.startswith("objective.")
+    own = [reason for where, reason in REASONS if where.endswith(f".{name}")]
+    assert own and any(re.search(reason, words) for reason in own), words
 
 
 def test_a_waived_rule_is_silent_and_a_useless_waiver_is_refused():

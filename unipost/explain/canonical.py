@@ -3,7 +3,7 @@
 A tree maps the path of a setting to its value, parts being named by their class. Rules
 rewrite an objective that can be written in several ways into one of them: a factor of
 the divergence into beta, a bound that never binds away, a mean of sums into a sum of
-means. Those of `GRADIENT` keep the gradient and not the value.
+means. Those of the notion "gradient" keep the gradient and not the value.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def tree(objective: AnyObjective, notion: Notion = "value") -> Tree:
 def _plain_sum(d: Draft) -> None:
     """The advantage of a sum of one reward is the advantage."""
     signal = d["signal"]
-    if isinstance(signal, SumThenNormalise) and signal.weights is signal.clip is None:
+    if exactly(signal, SumThenNormalise) and signal.weights is signal.clip is None:
         d["signal"] = signal.advantage
         if signal.empty == "counted":
             d["statistics"] = {"empty": signal.empty}
@@ -100,19 +100,22 @@ def flat(value: Any, path: str = "") -> Tree:
     return {path: value if known is None else known}
 
 
-def scaled(divergence: Divergence) -> tuple[float, Divergence]:
+def exactly(value: Any, *kinds: type) -> bool:
+    """Whether a part is of one of these classes; a subclass may do something else."""
+    return type(value) in kinds
+
+
+def scaled(divergence: Any) -> tuple[float, Divergence]:
     """(c, g) with f = c g, g the member of a family of proportional divergences."""
-    match divergence:
-        case UnitCurvature(divergence=inner):
-            curvature = concrete(inner.curvature)
-            if curvature is None:
-                return 1.0, divergence
-            factor, base = scaled(inner)
+    if exactly(divergence, PearsonChi2):
+        return 2.0, Alpha(-1.0)
+    if exactly(divergence, SquaredHellinger):
+        return 0.5, Alpha(0.5)
+    if exactly(divergence, UnitCurvature):
+        curvature = concrete(divergence.divergence.curvature)
+        if curvature is not None:
+            factor, base = scaled(divergence.divergence)
             return factor / curvature, base
-        case PearsonChi2():
-            return 2.0, Alpha(-1.0)
-        case SquaredHellinger():
-            return 0.5, Alpha(0.5)
     return 1.0, divergence
 
 
@@ -131,12 +134,12 @@ def _rewrite(d: Draft, notion: Notion) -> None:
 def _rewrite_score(seen: Draft, d: Draft, notion: Notion) -> None:
     """The rules of one score; `seen` has the signal too, results go into `d`."""
     d["link"] = _live_bounds(d["link"], seen["signal"])
-    if isinstance(d["ratio"], GeometricClip):
+    if exactly(d["ratio"], GeometricClip):
         if concrete(d["ratio"].low) == concrete(d["ratio"].high) == INF:
             d["ratio"] = None
-    kl = isinstance(d["divergence"], ReverseKL)
+    kl = exactly(d["divergence"], ReverseKL)
     whole = d.get("reference_point") is None and d["per"] == "length"
-    whole = whole and not isinstance(d["link"], links.Weighted)
+    whole = whole and not exactly(d["link"], links.Weighted)
     if whole and kl and d["level"] == "sequence":
         d["per"], d["level"] = "one", "sequence_mean"
     if notion == "gradient":
@@ -148,9 +151,9 @@ def _rewrite_score(seen: Draft, d: Draft, notion: Notion) -> None:
 
 def _live_bounds(link: Any, signal: Any) -> Any:
     """A clip without the bounds that never bind; none left is no clip."""
-    if not isinstance(link, links.Clipped):
+    if not exactly(link, links.Clipped):
         return link
-    positive = isinstance(signal, signals.Ones | signals.Chosen | Exponential)
+    positive = exactly(signal, signals.Ones, signals.Chosen, Exponential)
     if positive:  # A > 0 never meets the lower bound
         link = dataclasses.replace(link, low=INF, dual=None)
     bounds = {concrete(link.low), concrete(link.high)}
@@ -163,21 +166,21 @@ def _same_gradient(d: Draft) -> None:
     """What has the gradient of something simpler, on every batch."""
     smooth = links.Linear | links.Importance | links.Clipped | links.SoftGate
     curvature = concrete(d["divergence"].curvature)
-    pointwise = isinstance(d["link"], smooth | links.Weighted)
+    pointwise = exactly(d["link"], smooth, links.Weighted)
     pointwise = pointwise or d["link"] == links.Residual()
     if d["anchor"] == "self" and pointwise and curvature is not None:
         # z = 0 with the slope of beta f''(1) log pi
         d["anchor"], d["divergence"], d["clamp"] = "none", ReverseKL(), None
         d["beta"] = d["beta"] * curvature
-        if not isinstance(d["link"], links.Weighted):
+        if not exactly(d["link"], links.Weighted):
             d["link"] = links.Linear()
-    if isinstance(d["link"], links.Matching) and d["gauge"] == "zero":
-        if isinstance(d["link"].divergence, TotalVariation):
+    if exactly(d["link"], links.Matching) and d["gauge"] == "zero":
+        if exactly(d["link"].divergence, TotalVariation):
             d["link"] = links.Linear()
-    if isinstance(d["link"], links.Importance):
+    if exactly(d["link"], links.Importance):
         d["link"] = links.Linear()
-    linear = isinstance(d["link"], links.Linear | links.Weighted)
-    kl = isinstance(d["divergence"], ReverseKL)
+    linear = exactly(d["link"], links.Linear, links.Weighted)
+    kl = exactly(d["divergence"], ReverseKL)
     if linear and kl and d["clamp"] is None and d["ratio"] is None:
         d["anchor"] = "none"  # log of the anchor is a constant
     _weight_as_slope(d)
@@ -186,9 +189,9 @@ def _same_gradient(d: Draft) -> None:
 def _weight_as_slope(d: Draft) -> None:
     """-sg(u^q) A log pi has the gradient of -A (u^q - 1)/q, the alpha score."""
     link = d["link"]
-    if not isinstance(link, links.Weighted) or not isinstance(link.weight, Truncate):
+    if not exactly(link, links.Weighted) or not exactly(link.weight, Truncate):
         return
-    own = link.level in ("own", d["level"]) and isinstance(d["divergence"], ReverseKL)
+    own = link.level in ("own", d["level"]) and exactly(d["divergence"], ReverseKL)
     weight, cap = link.weight, concrete(link.weight.cap)
     never = cap is not None and (cap == INF or (link.over == "none" and cap >= 1.0))
     if own and never and concrete(weight.floor) == 0.0 and d["ratio"] is None:
@@ -205,6 +208,8 @@ def _penalty(penalty: Penalty | None, notion: Notion) -> Penalty | None:
         # straight-through: the bounds are those of the value alone
         changes = {"estimator": penalty.gradient, "gradient": "own"}
         changes |= {"bound": None, "clamp": None}
+        if not penalty.gradient.startswith("importance"):
+            changes |= {"importance": "token", "over": "old"}
     penalty = dataclasses.replace(penalty, **changes)
     same = penalty.importance == penalty.level
     if notion == "gradient" and penalty.estimator == "importance_k3" and same:
@@ -224,9 +229,9 @@ def _penalty(penalty: Penalty | None, notion: Notion) -> Penalty | None:
 def _denominator(d: Draft) -> None:
     """Factors out of the aggregation; a constant length is a factor of a sum."""
     rule = d["aggregation"]
-    while isinstance(rule, agg.Scaled) and (known := concrete(rule.factor)) is not None:
+    while exactly(rule, agg.Scaled) and (known := concrete(rule.factor)) is not None:
         d["factor"], rule = d["factor"] * known, rule.aggregation
-    if isinstance(rule, agg.Constant) and rule.over != "nothing":
+    if exactly(rule, agg.Constant) and rule.over != "nothing":
         length = concrete(rule.length)
         if length is not None:
             empty = "counted" if rule.over == "all_rows" else "left_out"
@@ -239,9 +244,9 @@ def _proportional(d: Draft) -> None:
     beta = concrete(d["beta"])
     if beta is None:
         return
-    if isinstance(d["link"], links.Linear | links.Weighted):
+    if exactly(d["link"], links.Linear, links.Weighted):
         d["factor"], d["beta"] = d["factor"] * beta, 1.0
-    elif isinstance(d["link"], Squared) and concrete(d["link"].tau) is not None:
+    elif exactly(d["link"], Squared) and concrete(d["link"].tau) is not None:
         # (beta m - 1/(2 tau))^2 = beta^2 (m - 1/(2 tau beta))^2
         d["factor"], d["beta"] = d["factor"] * beta**2, 1.0
         d["link"] = Squared(d["link"].tau * beta)
@@ -249,9 +254,8 @@ def _proportional(d: Draft) -> None:
 
 def _linear_sums(d: Draft) -> None:
     """-A log u of a sequence is the sum (or the mean) of its tokens'."""
-    linear = isinstance(d["link"], links.Linear) and isinstance(
-        d["divergence"], ReverseKL
-    )
+    linear = exactly(d["link"], links.Linear)
+    linear = linear and exactly(d["divergence"], ReverseKL)
     plain = d["ratio"] is None and d["clamp"] is None and not d["corrections"]
     rule = d["aggregation"]
     plain = plain and d["reference_point"] is None and d["per"] == "one"
@@ -265,8 +269,8 @@ def _linear_sums(d: Draft) -> None:
 def _token_form_of_gspo(d: Draft) -> None:
     """The token's gradient with the sequence's value, for one A per sequence."""
     mean = d["aggregation"] == agg.SequenceMean() and _one_per_row(d["signal"])
-    weighted = isinstance(d["link"], links.Weighted) or d["corrections"]
-    if isinstance(d["ratio"], SequenceToken) and d["level"] == "token":
+    weighted = exactly(d["link"], links.Weighted) or d["corrections"]
+    if exactly(d["ratio"], SequenceToken) and d["level"] == "token":
         if mean and not weighted:
             d["ratio"], d["level"] = None, "sequence_mean"
 

@@ -31,6 +31,7 @@ KINDS: tuple[tuple[Notion, Kind], ...] = (
 )
 # how many presets have their arguments fitted: always, and while none is equal
 CLOSEST, FARTHEST = 6, 16
+MOST = 4  # differences that are printed
 PROBE = 0.6180339887  # for an argument whose default is None
 # settings that matter on some batches only, and on which they do not
 SOFT = {
@@ -65,8 +66,10 @@ class Equality(NamedTuple):
         where = f", where {self.where}" if self.where else ""
         if self.kind != "differs":
             return f"{self.kind}: {self.call()}{where}"
-        changes = ", ".join(f"{k} {a} -> {b}" for k, a, b in self.differences)
-        return f"{self.call()} differs in: {changes}"
+        first = [f"{k} {a} -> {b}" for k, a, b in self.differences[:MOST]]
+        more = len(self.differences) - MOST
+        rest = [f"and {more} more"] if more > 0 else []
+        return f"{self.call()} differs in: {', '.join(first + rest)}"
 
 
 def equals(objective: AnyObjective) -> tuple[Equality, ...]:
@@ -212,8 +215,11 @@ def _start(make: Callable, pool: list[Any]) -> Arguments:
             found[name] = own[0] if own else ReverseKL()
         else:
             found[name] = 1.0
-    if "max_length" in found and found["max_length"] is None:
-        found["max_length"] = 1.0
+    free = [name for name, value in found.items() if value is None]
+    if free and _made(make, found) is None:  # one of them is needed
+        for name in free:
+            if _made(make, found | {name: 1.0}) is not None:
+                return found | {name: 1.0}
     return found
 
 
@@ -285,15 +291,10 @@ def _read_off(make, name, arguments: Arguments, target: Tree, notion: Notion):
     found = []
     for path, y in one.items():
         wanted = target.get(path)
-        moved = not _same(y, other.get(path, _ABSENT))
-        if (
-            moved
-            and isinstance(y, float)
-            and isinstance(wanted, float)
-            and y
-            and wanted
-        ):
-            # proportional to the setting, or to its inverse
+        numbers = isinstance(y, float) and isinstance(wanted, float)
+        if not numbers or _same(y, other.get(path, _ABSENT)):
+            continue
+        if y and wanted:  # proportional to the setting, or to its inverse
             found += [start * wanted / y, start * y / wanted]
     return [x for x in found if not math.isnan(x)]
 

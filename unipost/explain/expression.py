@@ -45,10 +45,7 @@ def formula(source: str | Expression, **values: Any) -> Expression:
 def of_part(source: str, part: Any, **values: Any) -> Expression:
     """`formula` with the fields of a part for the names that it has."""
     fields = {name: getattr(part, name) for name in part.__dataclass_fields__}
-    numbers = {
-        k: v for k, v in fields.items() if not hasattr(v, "__dataclass_fields__")
-    }
-    return formula(source, **(numbers | values))
+    return formula(source, **(fields | values))
 
 
 class _Put(ast.NodeTransformer):
@@ -117,9 +114,8 @@ def _terms(node: Expression, sign: float) -> list[tuple[float, Expression]]:
 def _sum(terms: list[tuple[float, Expression]]) -> Expression:
     """Terms added up, their numbers as one where the first of them stood."""
     numbers = [_number(x) for _, x in terms]
-    total = sum(
-        s * n for (s, _), n in zip(terms, numbers, strict=True) if n is not None
-    )
+    pairs = zip(terms, numbers, strict=True)
+    total = sum(sign * n for (sign, _), n in pairs if n is not None)
     kept, put = [], total == 0.0
     for (sign, term), number in zip(terms, numbers, strict=True):
         if number is None:
@@ -179,10 +175,8 @@ def _turned(factors: list[Expression]) -> float:
     """The sign left of -1 times `factors`: -(a - b) is written (b - a), in place."""
     for i, x in enumerate(factors):
         if isinstance(x, ast.BinOp) and isinstance(x.op, ast.Sub):
-            plain = not isinstance(x.left, ast.BinOp | ast.UnaryOp) or not isinstance(
-                getattr(x.left, "op", None), ast.Add | ast.Sub | ast.USub
-            )
-            if plain:
+            inner = getattr(x.left, "op", None)
+            if not isinstance(inner, ast.Add | ast.Sub | ast.USub):
                 factors[i] = ast.BinOp(x.right, ast.Sub(), x.left)
                 return 1.0
     return -1.0
@@ -191,9 +185,8 @@ def _turned(factors: list[Expression]) -> float:
 def _reduced(above: float, below: float) -> tuple[float, float]:
     """above/below as one number in front where that is short to write."""
     ratio = above / below
-    exact = math.isinf(ratio) or math.isclose(
-        float(f"{ratio:.6g}"), ratio, rel_tol=1e-12
-    )
+    short = float(f"{ratio:.6g}")
+    exact = math.isinf(ratio) or math.isclose(short, ratio, rel_tol=1e-12)
     half = above == 1.0 and below in range(2, 10)  # x/2, not 0.5 x
     return (ratio, 1.0) if exact and not half else (above, below)
 
@@ -235,18 +228,12 @@ def _call(name: str, args: list[Expression]) -> Expression:
         return ast.Constant(1.0)
     elif name == "log" and numbers == [1.0]:
         return ast.Constant(0.0)
-    elif (
-        name == "log" and isinstance(args[0], ast.Call) and text(args[0].func) == "exp"
-    ):
+    elif name == "log" and _is_call(args[0], "exp"):
         return args[0].args[0]
     if name in ("min", "max"):
         args = _distinct(name, args)
-    return args[0] if name in ("min", "max") and len(args) == 1 else call(name, args)
-
-
-def call(name: str, args: list[Expression]) -> Expression:
-    """The function `name` of `args`."""
-    return ast.Call(ast.Name(name), args, [])
+    single = name in ("min", "max") and len(args) == 1
+    return args[0] if single else ast.Call(ast.Name(name), args, [])
 
 
 def _is_call(node: Expression, name: str) -> TypeGuard[ast.Call]:

@@ -246,7 +246,7 @@ def _ratio(o: Objective) -> Iterator[Status]:
         yield Status("biased", "clip", "log-ratios clipped before their mean")
     if o.anchor == "self":
         return
-    if o.level == "token":
+    if o.level == "token" and not isinstance(o.ratio, SequenceToken):
         line = f"a token's, not the sequence's: exact only at pi = {o.anchor}"
         yield Status("biased", "ratio", line)
     elif o.level == "sequence":

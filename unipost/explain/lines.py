@@ -15,6 +15,7 @@ from unipost.links import Weighted
 from unipost.objective import Objective
 from unipost.pair_links import MarginLink, PairLink
 from unipost.parts import concrete
+from unipost.penalties import Penalty
 from unipost.ratios import GeometricClip, LengthDesensitised
 from unipost.score import Score
 from unipost.signals import Chosen, Ones
@@ -175,25 +176,24 @@ def coefficient_lines(
     yield Statement(name, "GC_w", chosen, note, (("GC_l", rejected),))
 
 
-def _penalty_lines(objective: Objective) -> Iterator[Statement]:
-    penalty = objective.penalty
-    assert penalty is not None
+def _penalty_line(penalty: Penalty, token_rewards: bool) -> Statement:
+    """What the penalty adds to the loss, or takes from the reward."""
     named = f"{penalty.estimator} of {type(penalty.divergence).__name__}"
     if penalty.gradient != "own":
         named += f", gradient of {penalty.gradient}"
     value = parts.penalty_value(penalty)
     if penalty.estimator == "in_reward":
-        level = "token" if objective.signal.token_rewards else "sequence"
+        level = "token" if token_rewards else "sequence"
         v = formula(parts.LEVELS[level], x=formula("old/ref"))
         cost = formula("r - x", x=value)
         note = f"instead of r; {named}"
-        yield Statement("penalty", "r", cost, note, (("v", v),), False)
-        return
+        return Statement("penalty", "r", cost, note, (("v", v),), False)
     level = "token" if penalty.estimator == "exact" else penalty.level
     v = parts.of_ratio("reference", level)
     if penalty.estimator == "exact":
         v = formula("pi_a/ref_a")
-    yield Statement("penalty", "penalty", value, f"added; {named}", (("v", v),), False)
+    note = f"added; {named}"
+    return Statement("penalty", "penalty", value, note, (("v", v),), False)
 
 
 GAUGES = {
@@ -219,8 +219,9 @@ def objective_lines(objective: Objective) -> Iterator[Statement]:
         left = "c_t" if objective.gauge == "vocabulary" else "V_t"
         yield Statement("gauge", left, value, objective.gauge)
     yield _said("signal", "A", parts.of_signal(objective.signal))
-    if objective.penalty is not None:
-        yield from _penalty_lines(objective)
+    penalty = objective.penalty
+    if penalty is not None:
+        yield _penalty_line(penalty, objective.signal.token_rewards)
     if (bonus := objective.entropy_bonus) is not None:
         value = formula("-b*mean_it(H)", b=bonus)
         note = "added; H the entropy of pi at a token"
@@ -233,7 +234,6 @@ def objective_lines(objective: Objective) -> Iterator[Statement]:
         yield from coefficient_lines(
             objective.off_policy, signal, corrected, "off-policy "
         )
-    penalty = objective.penalty
     if penalty is not None and (gc := parts.penalty_coefficient(penalty)) is not None:
         yield Statement("penalty GC", "GC_penalty", gc, "added", named=False)
 
@@ -247,19 +247,16 @@ def vocabulary_lines(objective: Vocabulary) -> Iterator[Statement]:
             q = formula("sg(softmax(log(pi)/beta))", beta=beta)
             loss = formula("sum_k(q_k*h_k*log(pi_k/pi_y))", h_k=formula(h_k))
             one = "1" if h == "linear" else "sum_a(q_a*h_a)"
-            gc = formula(
-                "indicator(k == y)*x - q_k*h_k", x=formula(one), h_k=formula(h_k)
-            )
+            values = {"x": formula(one), "h_k": formula(h_k)}
+            gc = formula("indicator(k == y)*x - q_k*h_k", **values)
             yield Statement("ratio", "q", q, "the tempered policy")
             yield Statement("loss", "loss", loss, "per state, y the token", named=False)
         case Distillation(divergence=f, temperature=t):
             tempered = [formula(f"softmax(log({p})/T)", T=t) for p in ("pi", "teacher")]
             plain = concrete(t) == 1.0
             p, q = (formula("pi"), formula("teacher")) if plain else tempered
-            yield Statement(
-                "ratio", "u_k", formula("p_k/q_k"), "", (("p", p), ("q", q))
-            )
-            u = formula("u_k")
+            u, both = formula("u_k"), (("p", p), ("q", q))
+            yield Statement("ratio", "u_k", formula("p_k/q_k"), "", both)
             value = formula("sum_k(q_k*f)", f=formula(of_divergence(f, "f"), u=u))
             yield Statement("loss", "loss", value, "per state", named=False)
             where = (("s_k", formula(of_divergence(f, "slope"), u=u)),)
@@ -268,12 +265,9 @@ def vocabulary_lines(objective: Vocabulary) -> Iterator[Statement]:
             said = parts.own(objective)
             yield _said("ratio", "u", parts.Said(None, "the whole vocabulary"))
             yield _said("loss", "loss", said)
-    signal = (
-        "demonstrations" if isinstance(objective, Gem) else "the teacher's vocabulary"
-    )
-    yield Statement("signal", "A", formula("1"), signal)
-    yield _said(
-        "aggregation", "L", parts.of_aggregation(objective.aggregation, "token")
-    )
+    words = "demonstrations" if isinstance(objective, Gem) else "every state"
+    yield Statement("signal", "A", formula("1"), words)
+    said = parts.of_aggregation(objective.aggregation, "token")
+    yield _said("aggregation", "L", said)
     note = "on log pi_k of the vocabulary; they add up to 0"
     yield Statement("GC", "GC_k", gc, note, where)

@@ -66,9 +66,8 @@ def _of_parts(o: Objective) -> Iterator[str]:
     if _centred(o.signal):
         yield "zero gradient in groups whose rewards are all equal: A = 0"
     if (penalty := o.penalty) is not None and penalty.estimator != "in_reward":
-        kinked = (
-            penalty.estimator in ("k1", "abs") or penalty.divergence.curvature is None
-        )
+        kinked = penalty.estimator in ("k1", "abs")
+        kinked = kinked or penalty.divergence.curvature is None
         also = "not its gradient" if kinked else "with zero gradient"
         yield f"the penalty is 0 where policy = reference, {also}"
 
@@ -103,7 +102,8 @@ def _pair_start(link: PairLink, o: Objective) -> str:
     value = float(link.loss(jnp.zeros(1), jnp.zeros(1))[0])
     where = "policy = reference" if o.anchor == "reference" else "equal rewards z"
     named = "log 2 = " if abs(value - np.log(2.0)) < 1e-6 else ""
-    return f"{named}{value:.4g} at {where}, not 0; ties are left out"
+    other = ", not 0" if value else ""
+    return f"{named}{value:.4g} at {where}{other}; ties are left out"
 
 
 def _centred(signal: signals.Signal) -> bool:
@@ -125,9 +125,7 @@ def why_zero(
     or clamped units, a value that cancels, a penalty at the reference. `logps` [P, G,
     T] or `Streams`, as the objective takes them. Terms of a mixture are told apart.
     """
-    streams = (
-        logps if isinstance(logps, Streams) else Streams(policy=jnp.asarray(logps))
-    )
+    streams = logps if isinstance(logps, Streams) else Streams(jnp.asarray(logps))
     prepared: Any = objective.prepare(at_present(objective, streams, batch))
 
     def whole(given: Streams):

@@ -27,7 +27,7 @@ from unipost.pair_links import (
     Squared,
 )
 from unipost.parametric import LogOdds
-from unipost.parts import Scalar
+from unipost.parts import Scalar, in_range
 from unipost.ratios import LengthDesensitised
 from unipost.reference_points import MismatchedMean, OrderStatistics
 from unipost.signals import Chosen, Desirability, Preference
@@ -188,6 +188,7 @@ def sppo(beta: Scalar = 0.1) -> Objective:
     D = sum_t log pi/ref, the reference being the previous iterate. The sum over the
     pair as TRL; the paper takes the mean over both rows, half of it. 2405.00675.
     """
+    in_range("sppo.beta", beta, 0.0, what="is not positive and finite")
     return _pairs(SelfPlay(0.5 / beta))
 
 
