@@ -172,6 +172,7 @@ _rows = replace(
     aggregation=ROWS,
     off_policy=Score(level="sequence"),
 )
+_counted = replace(EXAMPLES["aot"], aggregation=SequenceMean("counted"))
 _sft = Objective(signal=Chosen())
 
 # a part -> (an example or an objective that holds it, a value of every field)
@@ -333,7 +334,7 @@ OF_PARTS = {
         "power": ("iw_sft-token", 0.5),
     },
     Mask: {"cap": ("masked_is-token", 1.1), "floor": ("masked_is-token", 0.95)},
-    Keep: {"cap": ("tis-mean", 1.02), "floor": ("tis-mean", 0.98)},
+    Keep: {"cap": ("tis-mean", 1.0), "floor": ("tis-mean", 0.98)},
     NegativeTruncate: {"cap": ("topr", 0.8)},
     GammaWeight: {
         name: ("vespo", 1.0) for name in ("k_pos", "rate_pos", "k_neg", "rate_neg")
@@ -342,5 +343,5 @@ OF_PARTS = {
     StaleMask: {"threshold": ("grpo-stale", 0.2), "over": ("grpo-stale", "behavior")},
     TopEntropy: {"share": ("grpo-entropic", 0.7)},
     MismatchedMean: {"empty": ("kto", "counted")},
-    OrderStatistics: {"of": ("aot", REFUSED), "empty": ("aot", "counted")},
+    OrderStatistics: {"of": ("aot", REFUSED), "empty": (_counted, "counted")},
 }

@@ -83,7 +83,8 @@ def random_batch(group, process=False, text=False, prompts=6, tokens=7, seed=0):
     taken = rng.integers(0, VOCABULARY, (*shape, 1))
     base = rng.normal(size=(*shape, VOCABULARY))
     policy, old, behavior, reference = (
-        model(base + 0.5 * rng.normal(size=base.shape), taken) for _ in range(4)
+        model(base + far * rng.normal(size=base.shape), taken)
+        for far in (0.4, 0.4, 0.4, 0.9)
     )
     dirty = np.where(whole if text else mask, 0.0, np.nan)
 

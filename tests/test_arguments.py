@@ -21,7 +21,7 @@ from unipost.vocabulary import Distillation, Gem
 @cache
 def data(group):
     """A batch where everything matters: a lone row, an empty row with a reward."""
-    streams, batch = random_batch(group, text=True, prompts=5)
+    streams, batch = random_batch(group, text=True, prompts=8)
     if group == 2:
         return streams, batch
     lone, unscored = batch.mask.at[3, 1:].set(False), batch.rewards.at[3, 1:]

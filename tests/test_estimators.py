@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import two_step_tree as tree
 from textbook import CASES, log_softmax, numeric_gradient, primitive
 
 import unipost
@@ -23,6 +24,8 @@ from unipost.signals import Raw, Zeros
 
 UNCENTRED = {"shaping": Shaping(), "log_odds": LogOdds()}
 SMOOTH = [name for name in CASES if not CASES[name].flat]
+PREFERENCES = ["jensen_shannon", "squared_hellinger", "chi2_kl", "forward_kl"]
+SEVERAL = ["reverse_kl", *PREFERENCES, "pearson_chi2"]
 WEIGHT = 0.7
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 DIFFERENCES = {"rtol": 1e-6, "atol": 1e-8}  # of a scalar, step 1e-5
@@ -224,7 +227,7 @@ def test_straight_through_has_one_value_and_the_other_gradient(name):
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_in_the_reward_and_over_the_policy_itself(name):
-    """r - w f'(u) through the advantage: -grad E[r] + w grad D_f. over: self, rho = 1."""
+    """r - w f'(u) in the advantage: -grad E[r] + w grad D_f; over self: rho = 1."""
     case, true = CASES[name], true_gradient(CASES[name].f)
     penalty = Penalty(WEIGHT, case.divergence, "in_reward")
     _, got = measured(penalty, Raw())["fresh"]
@@ -236,84 +239,43 @@ def test_in_the_reward_and_over_the_policy_itself(name):
     assert value == pytest.approx(divergence_at(case.f)(LOGITS), rel=1e-11)
 
 
-# all nine sequences of two tokens of three; row 0 of the logits [4, 3] is the root's
-FIRST, SECOND = np.divmod(np.arange(9), 3)
-STATES, ACTIONS = np.stack([0 * FIRST, 1 + FIRST], -1), np.stack([FIRST, SECOND], -1)
-FULL = np.ones((9, 2))
-ENDED = np.where((STATES == 1), 0.0, FULL)  # token 0 at the root ends the sequence
-MASKS = pytest.mark.parametrize("mask", [FULL, ENDED], ids=["full", "ended"])
-_rng = np.random.default_rng(0)
-TREE, TREE_REFERENCE = _rng.normal(size=(4, 3)), log_softmax(_rng.normal(size=(4, 3)))
-TREE_POLICY = log_softmax(TREE)
-TREE_OLD = log_softmax(TREE + 0.4 * _rng.normal(size=(4, 3)))
-
-
-def visits(log_p, mask):
-    """The probability [4] that a sequence of log_p comes to each state."""
-    return np.concatenate([[1.0], np.exp(log_p[0]) * mask[::3, 1]])
-
-
-def of_tokens(case, mask, at=None):
-    """E sum_t D_f(pi(.|s_t) || ref); `at` holds the states where that policy goes."""
-
-    def scalar(z):
-        log_p = log_softmax(z)
-        u = np.exp(log_p - TREE_REFERENCE)
-        each = (np.exp(TREE_REFERENCE) * case.f(u)).sum(-1)
-        return visits(log_p if at is None else at, mask) @ each
-
-    return scalar
-
-
-def of_sequences(case, mask):
-    """D_f between the distributions over sequences."""
-
-    def scalar(z):
-        log_u = (log_softmax(z) - TREE_REFERENCE)[STATES, ACTIONS]
-        prior = np.exp(TREE_REFERENCE[STATES, ACTIONS].sum(-1))
-        return prior @ case.f(np.exp((mask * log_u).sum(-1)))
-
-    return scalar
-
-
-def on_tree(penalty, mask, sampler=TREE_POLICY):
+def on_tree(penalty, mask, sampler=tree.POLICY):
     """(value, gradient) in the logits [4, 3], expected over sequences of `sampler`."""
     batch = Batch(
         mask=mask[None],
-        weight=9 * np.exp(sampler[STATES, ACTIONS].sum(-1))[None],
-        reference=TREE_REFERENCE[STATES, ACTIONS][None],
-        old=sampler[STATES, ACTIONS][None],
-        reference_vocab=TREE_REFERENCE[STATES][None],
+        weight=9 * np.exp(sampler[tree.STATES, tree.ACTIONS].sum(-1))[None],
+        reference=tree.REFERENCE[tree.STATES, tree.ACTIONS][None],
+        old=sampler[tree.STATES, tree.ACTIONS][None],
+        reference_vocab=tree.REFERENCE[tree.STATES][None],
     )
     objective = Objective(signal=Zeros(), aggregation=SequenceSum(), penalty=penalty)
 
     def loss(z):
         log_p = jax.nn.log_softmax(z)
-        streams = Streams(log_p[STATES, ACTIONS][None], vocab=log_p[STATES][None])
+        streams = Streams(
+            log_p[tree.STATES, tree.ACTIONS][None], vocab=log_p[tree.STATES][None]
+        )
         return objective(streams, batch)[0]
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(TREE))
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(tree.LOGITS))
     return float(value) / WEIGHT, np.asarray(gradient) / WEIGHT
 
 
-def reinforce(cost, mask):
-    """E_pi[sum_t cost_t grad log pi(a_t | s_t)] in the logits, `cost` [9, 2]."""
-    p, found = np.exp(TREE_POLICY), np.zeros((4, 3))
-    probability = p[STATES, ACTIONS].prod(-1, keepdims=True)
-    scores = np.eye(3)[ACTIONS] - p[STATES]
-    np.add.at(found, STATES, (probability * mask * cost)[..., None] * scores)
-    return found
+TREES = pytest.mark.parametrize(
+    "name, mask",
+    [(name, tree.FULL) for name in SEVERAL] + [("chi2_kl", tree.ENDED)],
+    ids=[*SEVERAL, "ended"],
+)
 
 
-@MASKS
-@pytest.mark.parametrize("name", SMOOTH)
+@TREES
 def test_tokens_of_a_sequence_with_the_states_held_and_moving(name, mask):
     """k2 and exact hold the states; to_go does not: f' now, f/u of what follows."""
     case = CASES[name]
-    f, policy = case.divergence, TREE_POLICY
-    moving = numeric_gradient(of_tokens(case, mask), TREE)
-    held = numeric_gradient(of_tokens(case, mask, policy), TREE)
-    value = pytest.approx(of_tokens(case, mask)(TREE), rel=1e-11)
+    f, policy = case.divergence, tree.POLICY
+    moving = numeric_gradient(tree.of_tokens(case, mask), tree.LOGITS)
+    held = numeric_gradient(tree.of_tokens(case, mask, policy), tree.LOGITS)
+    value = pytest.approx(tree.of_tokens(case, mask)(tree.LOGITS), rel=1e-11)
     assert apart(moving, held)
     k2 = on_tree(Penalty(WEIGHT, f, "k2"), mask)[1]
     np.testing.assert_allclose(k2, held, **DIFFERENCES)
@@ -324,9 +286,128 @@ def test_tokens_of_a_sequence_with_the_states_held_and_moving(name, mask):
     np.testing.assert_allclose(to_go, moving, **DIFFERENCES)
     assert total == value
     # f' of the tokens that follow, in place of f/u: right for reverse KL alone
-    slope = mask * case.slope(np.exp((policy - TREE_REFERENCE)[STATES, ACTIONS]))
-    later = np.stack([slope[:, 1], 0 * FIRST], -1)
-    wrong = reinforce(slope + later, mask)
+    slope = mask * case.slope(
+        np.exp((policy - tree.REFERENCE)[tree.STATES, tree.ACTIONS])
+    )
+    later = np.stack([slope[:, 1], 0 * tree.FIRST], -1)
+    wrong = tree.reinforce(slope + later, mask)
     assert apart(wrong, moving) == (name != "reverse_kl")
-    whole = numeric_gradient(of_sequences(case, mask), TREE)
+    whole = numeric_gradient(tree.of_sequences(case, mask), tree.LOGITS)
     assert apart(whole, moving) == (name != "reverse_kl")
+
+
+@TREES
+def test_the_whole_sequence_fresh_and_stale(name, mask):
+    """Level sequence: k2 fresh and rho k3, rho k2 stale have grad D_f of sequences."""
+    f, scalar = CASES[name].divergence, tree.of_sequences(CASES[name], mask)
+    true, value = numeric_gradient(scalar, tree.LOGITS), scalar(tree.LOGITS)
+
+    def gradient(estimator, sampler, **settings):
+        penalty = Penalty(WEIGHT, f, estimator, level="sequence", **settings)
+        return on_tree(penalty, mask, sampler)
+
+    k2 = gradient("k2", tree.POLICY)[1]
+    np.testing.assert_allclose(k2, true, **DIFFERENCES)
+    assert apart(gradient("k3", tree.POLICY)[1], true)
+    assert apart(gradient("k2", tree.OLD)[1], true)
+    for estimator in ("importance_k2", "importance_k3"):
+        got, slope = gradient(estimator, tree.OLD, importance="sequence")
+        np.testing.assert_allclose(slope, true, **DIFFERENCES)
+    assert got == pytest.approx(value, rel=1e-11)
+
+
+@TREES
+def test_stale_tokens_and_whose_states_they_hold(name, mask):
+    """Token rho: the states that old comes to. Sequence rho: the policy's.
+
+    The sequence's rho is differentiated in importance_k3, and moves the states.
+    """
+    case = CASES[name]
+    f, stale = case.divergence, tree.OLD
+    moving = numeric_gradient(tree.of_tokens(case, mask), tree.LOGITS)
+    held, elsewhere = (
+        numeric_gradient(tree.of_tokens(case, mask, at), tree.LOGITS)
+        for at in (tree.POLICY, stale)
+    )
+    assert apart(held, elsewhere)
+    for estimator, whole in (("importance_k2", held), ("importance_k3", moving)):
+        penalty = Penalty(WEIGHT, f, estimator)
+        got = on_tree(penalty, mask, stale)[1]
+        np.testing.assert_allclose(got, elsewhere, **DIFFERENCES)
+        penalty = replace(penalty, importance="sequence")
+        value, got = on_tree(penalty, mask, stale)
+        np.testing.assert_allclose(got, whole, **DIFFERENCES)
+    assert value == pytest.approx(tree.of_tokens(case, mask)(tree.LOGITS), rel=1e-11)
+
+
+BETA = 0.6
+REWARDS_OF_TREE = np.random.default_rng(1).uniform(size=9)
+PAIRS = np.stack(np.triu_indices(9, 1), -1)
+
+
+def pairs_of(log_p, mask):
+    """(streams, batch) of all 36 pairs [36, 2, 2] under the policy log_p [4, 3]."""
+    states, actions = tree.STATES[PAIRS], tree.ACTIONS[PAIRS]
+    batch = Batch(
+        mask=jnp.asarray(mask[PAIRS]),
+        reference=jnp.asarray(tree.REFERENCE[states, actions]),
+        reference_vocab=jnp.asarray(tree.REFERENCE[states]),
+    )
+    return Streams(log_p[states, actions], vocab=log_p[states]), batch
+
+
+@pytest.mark.parametrize("mask", [tree.FULL, tree.ENDED], ids=["full", "ended"])
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_token_preference_of_the_optimal_policy_is_the_reward(name, mask):
+    """The optimum of E[R] - beta E sum D_f: implicit reward = R - V(root)."""
+    case = CASES[name]
+    rewards = np.where(mask[:, 1] > 0, REWARDS_OF_TREE, REWARDS_OF_TREE[0])
+    log_p, value = tree.optimum(case, rewards, mask, BETA)
+    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1.0, rtol=1e-12)
+    objective = presets.f_dpo(case.divergence, BETA, level="token")
+    data = jax.tree.map(lambda x: x[:, None], pairs_of(jnp.asarray(log_p), mask))
+    metrics = jax.vmap(lambda streams, batch: objective(streams, batch)[1])(*data)
+    want = rewards[PAIRS] - value
+    np.testing.assert_allclose(metrics["chosen"], want[:, 0], atol=1e-10)
+    np.testing.assert_allclose(metrics["rejected"], want[:, 1], atol=1e-10)
+    gap = want[:, 0] - want[:, 1]
+    np.testing.assert_allclose(metrics["margin"], gap, atol=1e-10)
+    # without the correction, and with f' of the whole sequence's ratio: other rewards
+    bare = replace(objective, gauge="zero", waived=("pair_level",))
+    whole = presets.f_dpo(case.divergence, BETA)
+    for other in (bare, whole):
+        found = jax.vmap(lambda s, b, o=other: o(s, b)[1]["margin"])(*data)
+        assert float(np.abs(found - gap).max()) > 0.01
+
+
+def test_without_a_correction_only_the_reverse_kl_adds_up():
+    for name in (*PREFERENCES, "reverse_kl"):
+        case = CASES[name]
+        log_p, value = tree.optimum(case, REWARDS_OF_TREE, tree.FULL, BETA)
+        found = tree.naive(case, log_p, tree.FULL, BETA) + value
+        error = np.abs(found - REWARDS_OF_TREE).max()
+        assert error < 1e-10 if name == "reverse_kl" else error > 0.01
+    with pytest.raises(ValueError, match="telescop|sums to the sequence"):
+        presets.f_dpo(CASES["reverse_kl"].divergence, level="token")
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_token_preference_loss_and_gradient(name):
+    """-log sigmoid(margin), mean over pairs, in all logits; the larger reward wins."""
+    case, mask = CASES[name], tree.ENDED
+    sign = np.sign(REWARDS_OF_TREE[PAIRS[:, 0]] - REWARDS_OF_TREE[PAIRS[:, 1]])
+    objective = presets.f_dpo(case.divergence, BETA, level="token")
+
+    def loss(z):
+        streams, batch = pairs_of(jax.nn.log_softmax(z), mask)
+        batch = replace(batch, rewards=jnp.asarray(REWARDS_OF_TREE[PAIRS]))
+        return objective(streams, batch)[0]
+
+    def scalar(z):
+        reward = tree.corrected(case, log_softmax(z), mask, BETA)[PAIRS]
+        return np.logaddexp(0.0, -sign * (reward[:, 0] - reward[:, 1])).mean()
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(tree.LOGITS))
+    assert float(value) == pytest.approx(scalar(tree.LOGITS), rel=1e-12)
+    true = numeric_gradient(scalar, tree.LOGITS)
+    np.testing.assert_allclose(gradient, true, **DIFFERENCES)

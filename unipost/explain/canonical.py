@@ -139,7 +139,7 @@ def _rewrite_score(seen: Draft, d: Draft, notion: Notion) -> None:
             d["ratio"] = None
     kl = exactly(d["divergence"], ReverseKL)
     whole = d.get("reference_point") is None and d["per"] == "length"
-    whole = whole and not exactly(d["link"], links.Weighted)
+    whole = whole and not isinstance(d["link"], links.Weighted)
     if whole and kl and d["level"] == "sequence":
         d["per"], d["level"] = "one", "sequence_mean"
     if notion == "gradient":
@@ -164,19 +164,18 @@ def _live_bounds(link: Any, signal: Any) -> Any:
 
 def _same_gradient(d: Draft) -> None:
     """What has the gradient of something simpler, on every batch."""
-    smooth = links.Linear | links.Importance | links.Clipped | links.SoftGate
+    smooth = (links.Linear, links.Importance, links.Clipped, links.SoftGate)
     curvature = concrete(d["divergence"].curvature)
-    pointwise = exactly(d["link"], smooth, links.Weighted)
+    pointwise = exactly(d["link"], *smooth, links.Weighted)
     pointwise = pointwise or d["link"] == links.Residual()
     if d["anchor"] == "self" and pointwise and curvature is not None:
         # z = 0 with the slope of beta f''(1) log pi
         d["anchor"], d["divergence"], d["clamp"] = "none", ReverseKL(), None
         d["beta"] = d["beta"] * curvature
-        if not exactly(d["link"], links.Weighted):
-            d["link"] = links.Linear()
-    if exactly(d["link"], links.Matching) and d["gauge"] == "zero":
-        if exactly(d["link"].divergence, TotalVariation):
-            d["link"] = links.Linear()
+        d["link"] = d["link"] if exactly(d["link"], links.Weighted) else links.Linear()
+    matched = getattr(d["link"], "divergence", None)
+    if exactly(d["link"], links.Matching) and exactly(matched, TotalVariation):
+        d["link"] = links.Linear() if d["gauge"] == "zero" else d["link"]
     if exactly(d["link"], links.Importance):
         d["link"] = links.Linear()
     linear = exactly(d["link"], links.Linear, links.Weighted)
@@ -269,7 +268,7 @@ def _linear_sums(d: Draft) -> None:
 def _token_form_of_gspo(d: Draft) -> None:
     """The token's gradient with the sequence's value, for one A per sequence."""
     mean = d["aggregation"] == agg.SequenceMean() and _one_per_row(d["signal"])
-    weighted = exactly(d["link"], links.Weighted) or d["corrections"]
+    weighted = isinstance(d["link"], links.Weighted) or d["corrections"]
     if exactly(d["ratio"], SequenceToken) and d["level"] == "token":
         if mean and not weighted:
             d["ratio"], d["level"] = None, "sequence_mean"
