@@ -57,7 +57,10 @@ def error_of(capsys, *arguments) -> str:
 def test_list_names_every_kind(capsys):
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    for name in (*PRESETS, "jensen_shannon", "adamw", "rollouts", "numeric", "exact_"):
+    parts = ("truncate", "geometric_clip", "stale_mask", "mismatched_mean", "shifted")
+    parts += ("hinge", "labelled", "distillation", "standardised", "estimators")
+    parts += ("jensen_shannon", "adamw", "rollouts", "numeric", "exact_")
+    for name in (*PRESETS, *parts):
         assert f"{name}" in text.replace("exact", "exact_"), name
     assert main(["list", "presets"]) == 0
     short = capsys.readouterr().out

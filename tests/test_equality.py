@@ -152,7 +152,7 @@ def test_an_object_made_by_hand_is_found(name):
     one = found(objective)[preset]
     assert (one.kind, one.where) == (kind, where)
     notion = "gradient" if kind == "equal in gradient" else "value"
-    near = 0.25 if where else 1.0
+    near = 0.05 if where else 1.0
     assert same(objective, PRESETS[preset](**one.arguments), notion, near)
 
 

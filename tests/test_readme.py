@@ -1,5 +1,6 @@
 """README and experiments say what is true: tables, commands, code blocks, files."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_the_three_lines_run():
     exec(code, names)
     assert float(names["loss"]) == pytest.approx(0.6931, abs=1e-3)
     assert names["grad"].shape == (1, 2, 2)
+
+
+def test_the_aliases_run():
+    (code,) = [b for b in blocks("python") if "unipost.trl.dpo" in b]
+    exec(code, {})
+    cases = sum(
+        len(json.loads(file.read_text())["cases"])
+        for file in (ROOT / "tests" / "fixtures" / "cases").glob("*.json")
+    )
+    assert f"[{cases} recorded" in README.replace("\n", " ")
 
 
 def test_the_divergence_of_the_readme_works_by_dotted_path(

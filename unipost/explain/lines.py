@@ -187,7 +187,7 @@ def _penalty_line(penalty: Penalty, token_rewards: bool) -> Statement:
         v = formula(parts.LEVELS[level], x=formula("old/ref"))
         cost = formula("r - x", x=value)
         note = f"instead of r; {named}"
-        return Statement("penalty", "r", cost, note, (("v", v),), False)
+        return Statement("penalty", "r_penalised", cost, note, (("v", v),), False)
     level = "token" if penalty.estimator == "exact" else penalty.level
     v = parts.of_ratio("reference", level)
     if penalty.estimator == "exact":

@@ -100,7 +100,7 @@ def _signal(signal: signals.Signal) -> Iterator[Status]:
             line = "a row in its own mean: (1 - 1/G) times the policy gradient"
             yield Status("exact", "advantage", line)
         case signals.LeaveOneOut() | signals.Raw() | baselines.GreedyBaseline():
-            line = "a baseline that does not see the row: unbiased"
+            line = "no baseline that sees the row: unbiased"
             yield Status("exact", "advantage", line)
         case advantages.GAE(lam=lam):
             line = "unbiased if the critic is exact" + (
