@@ -334,7 +334,7 @@ OF_PARTS = {
         "power": ("iw_sft-token", 0.5),
     },
     Mask: {"cap": ("masked_is-token", 1.1), "floor": ("masked_is-token", 0.95)},
-    Keep: {"cap": ("tis-mean", 1.0), "floor": ("tis-mean", 0.98)},
+    Keep: {"cap": ("tis-mean", 1.02), "floor": ("tis-mean", 0.98)},
     NegativeTruncate: {"cap": ("topr", 0.8)},
     GammaWeight: {
         name: ("vespo", 1.0) for name in ("k_pos", "rate_pos", "k_neg", "rate_neg")

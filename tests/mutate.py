@@ -94,10 +94,10 @@ MUTATIONS = {
         "valid = jnp.isfinite(rewards)\n        advantage",
         "test_invariances.py",
     ),
-    "the_mask_of_a_sum": Mutation(
-        "levels.py",
-        "return jnp.where((batch.mask > 0) & rows[..., None], delta, 0.0)",
-        "return jnp.where(rows[..., None], delta, 0.0)",
+    "a_dropped_mask": Mutation(
+        "aggregation.py",
+        "return mask / jnp.maximum(mask.sum(), 1.0)",
+        "return jnp.ones_like(mask) / jnp.maximum(mask.sum(), 1.0)",
         GOLDEN,
     ),
     "mean_for_sum": Mutation(

@@ -109,7 +109,7 @@ PREFERENCES = {
     "robust_dpo": presets.robust_dpo(),
     "hinge": presets.hinge(),
     "chi_po": presets.chi_po(),
-    "chi_po-bound": presets.chi_po(r_max=0.1),
+    "chi_po-bound": presets.chi_po(r_max=0.5),
     "exo": presets.exo(),
     "discopop": presets.discopop(),
     "simpo": presets.simpo(),
@@ -189,7 +189,7 @@ REWARDS = {
     "tis": presets.tis(1.1),
     "tis-sequence": presets.tis(1.1, "sequence"),
     "tis-mean": replace(
-        presets.tis(), corrections=(SamplerCorrection(Keep(1.1, 0.9), "sequence_mean"),)
+        presets.tis(), corrections=(SamplerCorrection(Keep(1.3, 0.8), "sequence_mean"),)
     ),
     "masked_is": presets.masked_is(1.3, 0.7),
     "masked_is-token": presets.masked_is(1.3, 0.8, "token"),

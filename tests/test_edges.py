@@ -187,9 +187,11 @@ def test_data_must_be_of_the_kind_the_objective_follows(gives, wants):
 
 
 def test_an_argument_that_an_edit_replaces_is_refused():
-    from unipost.config import build
+    from unipost.choices import REGISTRIES
+    from unipost.config import CHOICES, build
     from unipost.tree import ConfigError
 
+    CHOICES.update(REGISTRIES)
     with pytest.raises(ConfigError, match="kl: has no effect beside penalty"):
         build(Objective, {"name": "grpo", "kl": 9.0, "penalty": None})
     with pytest.raises(ConfigError, match="low: has no effect beside link"):

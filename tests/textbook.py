@@ -1,32 +1,19 @@
-"""The divergences as textbook functions of u, in numpy, and exact derivatives of sums.
+"""The divergences as textbook functions of u, in numpy.
 
-Independent of the library's forms in log u: f, f', f'' are written out.
+Independent of the library's forms in log u: f, f', f'' are written out, and the
+estimators, integrals and gradients are made of them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import unipost
 from unipost import adjoint, unit_curvature
 from unipost import divergences as d
 
 log = np.log
-
-
-@unipost.part
-class LeCam(unipost.Divergence):
-    """A user's divergence: K and the constants come from the defaults."""
-
-    def f(self, log_u):
-        return jnp.expm1(log_u) * jnp.tanh(log_u / 2)
-
-    def f_prime(self, log_u):
-        return jnp.tanh(log_u / 2) * (1 + 2 * jax.nn.sigmoid(-log_u))
 
 
 @dataclass
@@ -123,12 +110,6 @@ CASES = {
         lambda u: (1 - u**-2) / 2,
         lambda u: u**-3,
     ),
-    "le_cam": Case(
-        LeCam(),
-        lambda u: (u - 1) ** 2 / (u + 1),
-        lambda u: 1 - 4 / (u + 1) ** 2,
-        lambda u: 8 / (u + 1) ** 3,
-    ),
 }
 
 
@@ -156,3 +137,18 @@ def primitive(slope, log_u):
         v = np.exp(low[..., None] + half * (1 + nodes))
         total = total + (half * weights * v * slope(v)).sum(-1)
     return total
+
+
+def estimators(case, log_u, rho):
+    """Per token: the value of every sampled estimator, and its slope in log pi."""
+    u = np.exp(log_u)
+    f, slope, curve = case.f(u), case.slope(u), case.curve(u)
+    k2 = primitive(lambda v: case.slope(v) / v, log_u)
+    return {
+        "k1": (slope, u * curve),
+        "abs": (np.abs(slope), np.sign(slope) * u * curve),
+        "k2": (k2, slope),
+        "k3": (f / u, slope - f / u),
+        "importance_k2": (rho * k2, rho * slope),
+        "importance_k3": (rho * f / u, rho * slope),
+    }

@@ -7,13 +7,15 @@ samples):
     estimator      added to the loss        its gradient on the policy's samples
     in_reward      r -= w f'(u), u of the   grad D_f, sequence level, through the
                    whole sequence, detached advantage
-    k1             f'(u)                    E[f'' u s]: 0 for KL, regularises nothing
-    abs            |f'(u)|                  no divergence's (verl's abs for KL)
+    k1             f'(u)                    of E_ref[u f' - f]: 0 for KL, grad D_f for
+                                            pearson_chi2 alone
+    abs            |f'(u)|                  of E_ref|u f' - f|: for KL (verl's abs) twice
+                                            total variation, not KL
     k2             K_f(d)                   grad D_f, states held fixed
     k3             f(u)/u                   grad D_h, h' = f' - f/u; for reverse_kl this
                                             is KL(reference || policy)
     importance_k2  sg(rho) K_f(d)           grad D_f, states held fixed, off-policy too
-    importance_k3  rho f(u)/u               the same, per sample
+    importance_k3  rho f(u)/u               the same, per sample, rho at the level of u
     exact          sum_a ref f(pi/ref)      grad D_f, states held fixed, no variance
 
 `gradient` may be another estimator than the value: straight-through (verl's k3+ is k3
@@ -59,7 +61,9 @@ class Penalty:
     level       token: u per token; sequence: u of the whole sequence, its value spread
                 evenly over the sequence's tokens (k2 at level sequence has the gradient
                 of the sequence's D_f)
-    importance  level of rho for importance_k2 and importance_k3
+    importance  level of rho for importance_k2 and importance_k3. token: states as old
+                visits them; sequence: as the policy does, and in importance_k3 of
+                tokens the states move too (as to_go); sequence_mean is biased
     bound       the value is clipped to [-bound, bound] (verl: 10); None: not
     clamp       bound on |log u| per token of the value (inf: none), instead of the
                 objective's (None); another estimator's gradient sees log u itself

@@ -92,7 +92,9 @@ def _simple(node: Expression) -> Expression:
         case ast.Compare(left=left, ops=ops, comparators=[right]):
             return ast.Compare(_simple(left), ops, [_simple(right)])
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            return ast.IfExp(_simple(test), _simple(body), _simple(orelse))
+            one, other = _simple(body), _simple(orelse)
+            same = ast.dump(one) == ast.dump(other)
+            return one if same else ast.IfExp(_simple(test), one, other)
     return node
 
 

@@ -69,10 +69,7 @@ POINTWISE: dict[type[Link], tuple[str, str]] = {
     Linear: ("-A*z", "A"),
     Importance: ("-A*(1 + z)", "A"),
     Residual: ("(A - z)**2/2", "A - z"),
-    Gain: (
-        "abs(A)*(1 - sigmoid(sign(A)*z))",
-        "A*sigmoid(z)*sigmoid(-z)",
-    ),
+    Gain: ("abs(A)*(1 - sigmoid(sign(A)*z))", "A*sigmoid(z)*sigmoid(-z)"),
     Contrast: (
         "2*G/(G - 1)*(tau/2*d**2 - (A - mean_G(A))*d)",
         "2*G/(G - 1)*(A - mean_G(A) - tau*d)",
@@ -83,6 +80,7 @@ POINTWISE: dict[type[Link], tuple[str, str]] = {
     ),
 }
 
+KNOWN = {Clipped, Weighted, Balance, SoftGate, Matching, *POINTWISE}
 SOFT_GATE = ("-4*A/tau*sigmoid(tau*z)", "4*A*sigmoid(tau*z)*sigmoid(-tau*z)")
 
 # loss and gain of the links of the margin m = z_w - z_l
@@ -129,11 +127,9 @@ PAIR: dict[type[PairLink], tuple[str, str, str]] = {
         *("sigmoid(z_w)*sigmoid(-z_w)", "-sigmoid(z_l)*sigmoid(-z_l)"),
     ),
     AnchoredDown: (
-        "sigmoid(z_w) + 1 - sigmoid(m)",
-        *(
-            "sigmoid(m)*sigmoid(-m) - sigmoid(z_w)*sigmoid(-z_w)",
-            "-sigmoid(m)*sigmoid(-m)",
-        ),
+        "sigmoid(z_w) + 1 - sigmoid(z_w - z_l)",
+        "sigmoid(z_w - z_l)*sigmoid(z_l - z_w) - sigmoid(z_w)*sigmoid(-z_w)",
+        "-sigmoid(z_w - z_l)*sigmoid(z_l - z_w)",
     ),
 }
 
@@ -161,6 +157,9 @@ def of_link(
         loss, chosen, rejected = (of_part(x, link) for x in PAIR[type(link)])
         return LinkFormula(loss, chosen, rejected)
     values = {"z": z, "A": signal, "w": weight}
+    if type(link) not in KNOWN:  # a subclass may do something else
+        name, note = type(link).__name__, first_line(link)
+        return _built(f"{name}(z, A)", f"-dz_{name}(z, A)", values, note=note)
     match link:
         case Clipped():
             return _clipped(link, values)
@@ -186,13 +185,10 @@ def of_link(
             note = f"phi' at most {text(formula('cap', cap=cap))}"
             gain = of_divergence(f, "phi_slope")
             return LinkFormula(loss, gain, None, (("r", z),), gain_note=note)
-    if isinstance(link, RowLogistic):
-        note = "its partner a constant, the gradient doubled"
-        return _tabled(link, values, note=note)
-    if type(link) in POINTWISE:
-        return _tabled(link, values)
-    name = type(link).__name__
-    return _built(f"{name}(z, A)", f"-dz_{name}(z, A)", values, note=first_line(link))
+        case RowLogistic():
+            note = "its partner a constant, the gradient doubled"
+            return _tabled(link, values, note=note)
+    return _tabled(link, values)
 
 
 def _built(

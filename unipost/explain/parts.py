@@ -6,6 +6,7 @@ one's own is its name and the first line of its docstring.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 from unipost import advantages, aggregation, baselines, corrections, signals, weights
@@ -34,6 +35,11 @@ def own(part: Any) -> Said:
     return Said(None, f"{type(part).__name__}{': ' if line else ''}{line}")
 
 
+def derived(part: Any) -> bool:
+    """Whether a part is a subclass of another one, which may do something else."""
+    return not inspect.isabstract(type(part).__mro__[1])
+
+
 LEVELS = {
     "token": "x",
     "sequence": "prod_t(x)",
@@ -50,6 +56,8 @@ def of_ratio(anchor: str, level: str) -> Expression:
 
 def of_weight(weight: Weight, v: Expression, anchor: str = "") -> Said:
     """A weight of the ratio `v`; a bare probability (anchor none) is at most 1."""
+    if derived(weight):
+        return own(weight)
     match weight:
         case weights.Truncate(floor=floor, cap=cap):
             source = "min(max(v**power, floor), cap)"
@@ -72,6 +80,8 @@ def of_weight(weight: Weight, v: Expression, anchor: str = "") -> Said:
 
 def of_treatment(ratio: Ratio) -> Said:
     """log u_t after the treatment."""
+    if derived(ratio):
+        return own(ratio)
     match ratio:
         case GeometricClip():
             source = "min(log(u_t), high) if A > 0 else max(log(u_t), -low)"
@@ -86,6 +96,8 @@ def of_treatment(ratio: Ratio) -> Said:
 
 def of_correction(correction: corrections.Correction) -> Said:
     """The detached weight c of the loss."""
+    if derived(correction):
+        return own(correction)
     match correction:
         case corrections.SamplerCorrection(weight=weight, level=level):
             ratio = formula(LEVELS[level], x=formula("old/behavior"))
@@ -143,6 +155,8 @@ def of_signal(signal: signals.Signal) -> Said:
         signal, signals.Chosen
     ):
         return Said(None, "a pair: w chosen (the larger reward), l rejected")
+    if derived(signal) and type(signal) not in SIGNALS:
+        return own(signal)
     match signal:
         case signals.BatchZScore(center=center):
             mean = "mean_G(r)" if center == "group" else "mean_B(r)"
