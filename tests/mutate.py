@@ -174,8 +174,8 @@ MUTATIONS = {
     ),
     "sampler_weight_upside_down": Mutation(
         "corrections.py",
-        'token_log_ratio(given(batch, "old"), batch, "behavior", rows)',
-        '-token_log_ratio(given(batch, "old"), batch, "behavior", rows)',
+        'log_u = _reported(given(batch, "old"), batch, "behavior")',
+        'log_u = -_reported(given(batch, "old"), batch, "behavior")',
         PAPERS,
     ),
     "geometric_clip_on_the_wrong_side": Mutation(

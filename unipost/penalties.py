@@ -7,10 +7,10 @@ samples):
     estimator      added to the loss        its gradient on the policy's samples
     in_reward      r -= w f'(u), u of the   grad D_f, sequence level, through the
                    whole sequence, detached advantage
-    k1             f'(u)                    of E_ref[u f' - f]: 0 for KL, grad D_f for
-                                            pearson_chi2 alone
-    abs            |f'(u)|                  of E_ref|u f' - f|: for KL (verl's abs) twice
-                                            total variation, not KL
+    k1             f'(u)                    grad E_ref[u f' - f]: 0 for KL, which
+                                            regularises nothing; D_f for Pearson
+    abs            |f'(u)|                  grad E_ref|u f' - f|: for KL (verl's
+                                            abs) twice total variation
     k2             K_f(d)                   grad D_f, states held fixed
     k3             f(u)/u                   grad D_h, h' = f' - f/u; for reverse_kl this
                                             is KL(reference || policy)
