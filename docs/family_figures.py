@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unipost import Batch, Mixture, Streams
+from unipost import Batch, Mixture, Objective, Streams
 from unipost.advantages import Exponential, Shifted
 from unipost.listing import EXAMPLES
 from unipost.objective import at_present
@@ -87,6 +87,8 @@ def reward_curve(name: str):
     group the response is the demonstration. The sampler is at old/behavior = 1.5.
     """
     x, objective = np.linspace(-2.5, 2.5, POINTS), made(name)
+    if not isinstance(objective, Objective):
+        raise TypeError(f"{name}: the curve is that of one objective")
     if objective.penalty is not None:
         objective = dataclasses.replace(objective, penalty=None)
     if not isinstance(objective.signal, (Raw, Mean, Exponential, Shifted)):
@@ -121,6 +123,7 @@ def family_figure(family: str, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     names = list(FAMILIES[family])
     columns = 4
@@ -147,7 +150,7 @@ def family_figure(family: str, path: Path) -> None:
     figure.supxlabel(label, fontsize=9)
     figure.supylabel("gradient coefficient", fontsize=9)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    handles.append(plt.Line2D([], [], color=PLAIN, lw=1))
+    handles.append(Line2D([], [], color=PLAIN, lw=1))
     figure.legend(
         handles, [*labels, plain], loc="upper right", ncols=3, fontsize=8, frameon=False
     )

@@ -16,10 +16,12 @@ from unipost.divergences import (
     HockeyStick,
     Jeffreys,
     JensenShannon,
+    LogOdds,
     NeymanChi2,
     PearsonChi2,
     ReverseKL,
     Shaping,
+    SkewJensenShannon,
     SquaredHellinger,
     TotalVariation,
     unit_curvature,
@@ -30,13 +32,17 @@ mp.mp.dps = 120
 
 @dataclass
 class Oracle:
-    """f and f' as functions of u; inverse and K where the table has them."""
+    """f and f' as functions of u; inverse and K where the table has them.
+
+    `top` is the end of the domain in log u.
+    """
 
     divergence: Any
     f: Any
     f_prime: Any
     inverse: Any = None
     k: Any = None
+    top: float = mp.inf
 
 
 def wright(z):
@@ -68,6 +74,28 @@ def _shaping(gamma):
         lambda u: u / (u + g),
         lambda t: g * t / (1 - t),
         lambda d: mp.log((mp.exp(d) + g) / (1 + g)),
+    )
+
+
+def _skew(w):
+    w = mp.mpf(w)
+
+    def v(u):
+        return w + (1 - w) * u
+
+    def li2(d):
+        return mp.re(mp.polylog(2, -(1 - w) / w * mp.exp(d)))
+
+    def inverse(t):
+        ratio = mp.exp(t / (1 - w))
+        return w * ratio / (1 - (1 - w) * ratio)
+
+    return Oracle(
+        SkewJensenShannon(float(w)),
+        lambda u: -w * mp.log(v(u)) + (1 - w) * u * mp.log(u / v(u)),
+        lambda u: (1 - w) * mp.log(u / v(u)),
+        inverse,
+        lambda d: (1 - w) * (d**2 / 2 - d * mp.log(w) + li2(d) - li2(0)),
     )
 
 
@@ -134,6 +162,16 @@ SMOOTH = {
     "alpha_0.7": alpha("0.7"),
     "alpha_0.01": alpha("0.01"),
     "alpha_-1": alpha("-1"),
+    "skew_jensen_shannon_0.3": _skew("0.3"),
+    "skew_jensen_shannon_0.01": _skew("0.01"),
+    "skew_jensen_shannon_0.9": _skew("0.9"),
+    "log_odds": Oracle(
+        LogOdds(),
+        lambda u: u * mp.log(u) + (1 - u) * mp.log(1 - u),
+        lambda u: mp.log(u / (1 - u)),
+        lambda t: 1 / (1 + mp.exp(-t)),
+        top=0,
+    ),
     "unit_pearson": Oracle(
         unit_curvature(PearsonChi2()),
         lambda u: (u - 1) ** 2 / 2,

@@ -219,6 +219,9 @@ FITS = {
     "level: token with a reference point": lambda: free(
         reference_point=MismatchedMean()
     ),
+    "reference_point: null with link RowLogistic": lambda: rows(
+        signal=Desirability(), link=RowLogistic()
+    ),
     "MismatchedMean is a log-ratio to the reference": lambda: rows(
         anchor="old", link=Gain(), reference_point=MismatchedMean()
     ),
@@ -273,6 +276,7 @@ PENALTIES = {
 MADE_OF = {
     "mixture: 1 terms and 1 weights": lambda: Mixture((presets.dpo(),), (1.0,)),
     "mixture.weights.1: 0 is not positive": lambda: presets.cpo(nll=0.0),
+    "balance.divergence: Shaping": lambda: presets.f_tb(Shaping()),
     "distillation.divergence: Shaping": lambda: Distillation(Shaping()),
     "unit_curvature: TotalVariation() has no curvature": lambda: unit_curvature(TV),
     "leave_one_out.supervision: which steps": lambda: LeaveOneOut("process"),

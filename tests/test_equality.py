@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from random_batch import random_batch
 
-from unipost import Mixture, Objective, Penalty, presets
+from unipost import Mixture, Objective, Penalty, part, presets
 from unipost.aggregation import Scaled, SequenceMean, SequenceSum, TokenMean
 from unipost.classical import (
     JensenShannon,
@@ -18,7 +18,7 @@ from unipost.classical import (
     TotalVariation,
 )
 from unipost.components import SumThenNormalise
-from unipost.explain import equals
+from unipost.explain import equals, explain
 from unipost.explain.canonical import tree
 from unipost.links import Clipped, Importance, Linear, SoftGate, Weighted
 from unipost.pair_links import Squared
@@ -233,6 +233,7 @@ DIFFERENT = {
     "powers": (presets.dft(), presets.alpha_sft(0.5), "gradient"),
     "a cap": (weighted(1.05), weighted(inf), "gradient"),
     "k2 and k3": (GRPO, presets.grpo(estimator="k2"), "gradient"),
+    "k3 with rho": (GRPO, presets.grpo(estimator="importance_k3"), "gradient"),
     "divergences": (presets.f_dpo(JensenShannon()), DPO, "gradient"),
     "beta of a margin": (DPO, presets.dpo(0.2), "gradient"),
     "values of one gradient": (presets.dft(), presets.alpha_sft(1.0), "value"),
@@ -304,3 +305,16 @@ def test_the_nearest_preset_says_what_differs():
     (one,) = equals(Objective(link=Linear(), entropy_bonus=0.1))
     assert one.preset == "sft"
     assert one.differences == (("entropy_bonus", "None", "0.1"),)
+
+
+def test_a_subclass_is_not_its_parent():
+    @part
+    class Halved(Linear):
+        """-A z / 2."""
+
+        def loss(self, z, signal, units):
+            return -0.5 * signal * z
+
+    objective = Objective(link=Halved())
+    assert {one.kind for one in equals(objective)} == {"differs"}
+    assert "Halved(log pi, 1)" in explain(objective)

@@ -195,6 +195,11 @@ class Balance(Link):
 
     def __post_init__(self):
         in_range("balance.tau", self.tau, 0.0, what="is not positive and finite")
+        if not self.divergence.centred:
+            raise ValueError(
+                f"balance.divergence: {self.divergence!r} is uncentred, K is not least "
+                "at 0; write reverse_kl"
+            )
 
     def loss(self, z, signal, units):
         gap = z - signal / self.tau

@@ -205,13 +205,18 @@ class LogOdds(Divergence):
         return Constants(INF, 0.0, -INF, INF, centred=False)
 
     def f(self, log_u):
-        log_u = at_least_float32(log_u)
-        u = jnp.exp(log_u)
-        return u * log_u + (1.0 - u) * log1mexp(log_u)
+        log_u, inside = self._inside(log_u)
+        rest = -jnp.expm1(log_u) * log1mexp(log_u)
+        return jnp.where(inside, jnp.exp(log_u) * log_u + rest, jnp.inf)
 
     def f_prime(self, log_u):
+        log_u, inside = self._inside(log_u)
+        return jnp.where(inside, log_u - log1mexp(log_u), jnp.inf)
+
+    def _inside(self, log_u):
+        """(log u below 0, whether it was): at u = 1 and beyond there is no odds."""
         log_u = at_least_float32(log_u)
-        return log_u - log1mexp(log_u)
+        return jnp.where(log_u < 0, log_u, -1.0), log_u < 0
 
     def f_prime_inverse(self, t):
         return jax.nn.sigmoid(at_least_float32(t))
@@ -235,34 +240,39 @@ class SkewJensenShannon(Divergence):
         what = "is outside (0, 1); write forward_kl for 0 or reverse_kl for 1"
         in_range("skew_jensen_shannon.w", self.w, 0.0, 1.0, what=what)
 
-    def _log_v(self, log_u):
-        # log(w + (1 - w) u), without overflow
-        w = jnp.asarray(self.w, log_u.dtype)
-        return jnp.logaddexp(jnp.log(w), jnp.log1p(-w) + log_u)
+    def _logs(self, log_u):
+        """log v and log(v/u), without cancellation near u = 1."""
+        w, d = self.w, at_least_float32(log_u)
+        return jnp.log1p((1.0 - w) * jnp.expm1(d)), jnp.log1p(w * jnp.expm1(-d))
 
     def constants(self):
         w, log = self.w, _log
         return Constants(w * (1.0 - w), -w * log(w), -INF, -(1.0 - w) * log(1.0 - w))
 
     def f(self, log_u):
-        log_u = at_least_float32(log_u)
-        log_v = self._log_v(log_u)
-        scaled = (1.0 - self.w) * jnp.exp(log_u) * (log_u - log_v)
-        return scaled - self.w * log_v
+        # w g(log v) + (1 - w) u g(log v/u), g(s) = e^s - 1 - s: nothing cancels
+        v, v_over_u = map(expm1m, self._logs(log_u))
+        return self.w * v + (1.0 - self.w) * jnp.exp(at_least_float32(log_u)) * v_over_u
 
     def f_prime(self, log_u):
-        log_u = at_least_float32(log_u)
-        return (1.0 - self.w) * (log_u - self._log_v(log_u))
+        return -(1.0 - self.w) * self._logs(log_u)[1]
 
     def k3(self, log_u):
-        log_u = at_least_float32(log_u)
-        log_v = self._log_v(log_u)
-        return (1.0 - self.w) * (log_u - log_v) - self.w * jnp.exp(-log_u) * log_v
+        v, v_over_u = map(expm1m, self._logs(log_u))
+        scale = jnp.exp(-at_least_float32(log_u))
+        return self.w * scale * v + (1.0 - self.w) * v_over_u
 
     def f_prime_inverse(self, t):
-        def inside(t):  # e^(t/(1-w)) = u/v
-            ratio = jnp.exp(t / (1.0 - self.w))
-            return self.w * ratio / (1.0 - (1.0 - self.w) * ratio)
+        def inside(t):  # u/v = e^(t/(1-w))
+            t = t / (1.0 - self.w)
+            return self.w * jnp.exp(t) / (self.w - (1.0 - self.w) * jnp.expm1(t))
+
+        return below(t, self.slope_at_infinity, 0.0, inside)
+
+    def conjugate(self, t):
+        def inside(t):  # w log v
+            grown = jnp.expm1(t / (1.0 - self.w))
+            return -self.w * jnp.log1p((1.0 - 1.0 / self.w) * grown)
 
         return below(t, self.slope_at_infinity, 0.0, inside)
 

@@ -57,11 +57,11 @@ def of_prepared(
     if isinstance(objective, Mixture):
         kept = mask > 0
         return jnp.where(kept, -grad * jnp.maximum(kept.sum(), 1.0), 0.0)
-    weight = prepared.weight
+    weight, rows = prepared.weight, prepared.row_weight[..., None]
     if isinstance(objective.link, PairLink):
-        unit = weight.sum((-2, -1), keepdims=True)
+        unit = rows.sum(-2, keepdims=True)
     else:
-        unit = weight if objective.level == "token" else weight.sum(-1, keepdims=True)
+        unit = weight if objective.level == "token" else rows
     return jnp.where(weight != 0, -grad / jnp.where(unit != 0, unit, 1.0), 0.0)
 
 

@@ -268,6 +268,12 @@ DERIVATIVES = {
     "to_go": "slope + sum_later(k3)",
 }
 
+# where rho is the row's, each token's log pi moves it for all tokens
+OF_THE_ROW = {
+    "sequence": "rho*(slope - k3 + sum_t(k3))",
+    "sequence_mean": "rho*(slope - k3 + sum_t(k3)/length)",
+}
+
 
 def penalty_value(penalty: Penalty) -> Expression:
     """weight * estimator, as it is added to the loss; of in_reward the cost in r."""
@@ -285,7 +291,10 @@ def penalty_coefficient(penalty: Penalty) -> Expression | None:
     name = penalty.estimator if penalty.gradient == "own" else penalty.gradient
     if name not in DERIVATIVES:
         return None
-    value = formula(DERIVATIVES[name], rho=_rho(penalty), **_shapes(penalty))
+    rule = DERIVATIVES[name]
+    if name == "importance_k3" and penalty.level == "token":
+        rule = OF_THE_ROW.get(penalty.importance, rule)
+    value = formula(rule, rho=_rho(penalty), **_shapes(penalty))
     return formula("-w*x", w=penalty.weight, x=value)
 
 

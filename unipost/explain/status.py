@@ -17,7 +17,7 @@ from typing import Any
 
 from unipost import advantages, baselines, corrections, links, signals, weights
 from unipost.aggregation import Constant, Scaled, SequenceMean, SequenceSum, TokenMean
-from unipost.classical import ReverseKL
+from unipost.classical import PearsonChi2, ReverseKL
 from unipost.components import SumThenNormalise
 from unipost.explain.fit_status import Status, fit_status
 from unipost.mixture import Mixture
@@ -199,10 +199,7 @@ def _penalty_gradient(penalty: Penalty, name: str, d: str, where: str) -> Status
         case "k2" | "exact":
             return Status("exact", "penalty gradient", f"that of {where}{stale}")
         case "importance_k2" | "importance_k3":
-            line = f"that of {where}; samples of old included"
-            if penalty.importance == "token":
-                return Status("exact", "penalty gradient", f"{line}, token by token")
-            return Status("exact", "penalty gradient", line)
+            return _weighted_gradient(penalty, name, d)
         case "to_go":
             line = f"that of the sum over tokens of {d}, states moving with pi{stale}"
             return Status("exact", "penalty gradient", line)
@@ -212,8 +209,29 @@ def _penalty_gradient(penalty: Penalty, name: str, d: str, where: str) -> Status
             line = f"that of D_h with h' = f' - f/u, not of {d}"
         case "k1" if isinstance(penalty.divergence, ReverseKL):
             line = "0 on average: it regularises nothing"
+        case "k1" if isinstance(penalty.divergence, PearsonChi2):
+            return Status("exact", "penalty gradient", f"that of {where}{stale}")
         case "k1":
-            line = f"E[u f''(u) grad log pi], not that of {d}"
+            line = f"that of E_ref[u f' - f], not of {d}"
+        case "abs" if isinstance(penalty.divergence, ReverseKL):
+            line = f"twice that of the total variation, not that of {d}"
         case _:
-            line = "that of no divergence"
+            line = f"that of E_ref|u f' - f|, not of {d}"
     return Status("biased", "penalty gradient", line)
+
+
+def _weighted_gradient(penalty: Penalty, name: str, d: str) -> Status:
+    """Whose gradient an importance-weighted estimator has, and on which samples."""
+    if penalty.importance == "sequence_mean":
+        line = f"a geometric mean is no importance ratio: not that of {d}"
+        return Status("biased", "penalty gradient", line)
+    if penalty.level == "sequence":
+        line = f"that of {d} of the sequence"
+    elif penalty.importance == "token":
+        line = f"that of {d}, the states of {penalty.over} held fixed"
+    elif name == "importance_k2":
+        line = f"that of {d}, {FROZEN}"
+    else:
+        line = f"that of the sum over tokens of {d}, states moving with pi"
+    samples = "samples of old included" if penalty.over == "old" else "on fresh samples"
+    return Status("exact", "penalty gradient", f"{line}; {samples}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost import advantages, baselines, links, signals
-from unipost.aggregation import SequenceMean
+from unipost.aggregation import SequenceMean, TokenMean
 from unipost.batch import Batch, Prepared, Streams
 from unipost.components import NormaliseThenSum, SumThenNormalise
 from unipost.explain.spelling import number_text
@@ -19,15 +19,17 @@ from unipost.objective import Objective, at_present
 from unipost.objectives import AnyObjective
 from unipost.pair_links import PairLink
 from unipost.parts import concrete
+from unipost.reference_points import OrderStatistics
 from unipost.vocabulary import Distillation
 
 Array = jax.Array
 RATIO = (links.Clipped, links.Importance)
-CENTRED = (
-    *(signals.Mean, signals.LeaveOneOut, signals.ZScore, signals.BatchZScore),
-    *(advantages.Standardised, NormaliseThenSum, baselines.LengthWeighted),
-    baselines.InformativeMean,
-)
+# links whose gradient is proportional to A
+PROPORTIONAL = (*RATIO, links.Linear, links.Weighted, links.SoftGate)
+FLAT_IS_ZERO = (signals.Mean, signals.LeaveOneOut, signals.ZScore)
+FLAT_IS_ZERO += (baselines.LengthWeighted, baselines.InformativeMean)
+ADDS_UP_TO_ZERO = (signals.Mean, signals.LeaveOneOut, signals.ZScore)
+ADDS_UP_TO_ZERO += (signals.BatchZScore, advantages.Standardised, NormaliseThenSum)
 TINY = 1e-12
 
 
@@ -44,32 +46,45 @@ def zero_lines(objective: AnyObjective) -> tuple[str, ...]:
 
 
 def _of_parts(o: Objective) -> Iterator[str]:
-    link, demonstrated = o.link, isinstance(o.signal, signals.Ones | signals.Chosen)
+    link = o.link
     if isinstance(link, PairLink):
         yield _pair_start(link, o)
-    elif isinstance(link, RATIO) and demonstrated:
-        yield f"-1 where policy = {o.anchor}"
-    elif isinstance(link, links.Linear) and demonstrated and o.anchor == "none":
-        yield "0 only where every token has probability 1"
-    elif isinstance(link, RATIO):
-        at = "always" if o.anchor == "self" else f"where policy = {o.anchor}"
-        even = _centred(o.signal) and isinstance(o.aggregation, SequenceMean)
-        known = " = 0" if even else ""
-        yield f"-mean A{known} {at}; the gradient there is that of -A log pi"
-    elif isinstance(link, links.Residual):
-        line = f"mean A^2/2 where policy = {o.anchor}"
-        yield f"{line}; the gradient there is that of -A z"
-    elif isinstance(link, links.Gain):
-        yield "half of mean |A| where z = 0; the gradient fades on both sides"
+    elif (start := _start(o)) is not None:
+        yield start
+    demonstrated = isinstance(o.signal, signals.Ones | signals.Chosen)
     if isinstance(link, links.Clipped) and (where := _clipped(link, demonstrated)):
-        yield f"zero gradient where {where}"
-    if _centred(o.signal):
-        yield "zero gradient in groups whose rewards are all equal: A = 0"
+        yield f"no gradient from the link where {where}"
+    if isinstance(link, PROPORTIONAL) and _flat_is_zero(o.signal):
+        yield "no gradient from the link in groups of equal rewards: A = 0"
     if (penalty := o.penalty) is not None and penalty.estimator != "in_reward":
-        kinked = penalty.estimator in ("k1", "abs")
-        kinked = kinked or penalty.divergence.curvature is None
+        name = penalty.estimator if penalty.gradient == "own" else penalty.gradient
+        kinked = name in ("k1", "abs") or penalty.divergence.curvature is None
         also = "not its gradient" if kinked else "with zero gradient"
         yield f"the penalty is 0 where policy = reference, {also}"
+
+
+def _start(o: Objective) -> str | None:
+    """The value of a pointwise link where the policy is still its anchor."""
+    link, where = o.link, f"where policy = {o.anchor}"
+    demonstrated = isinstance(o.signal, signals.Ones | signals.Chosen)
+    mean = isinstance(o.aggregation, TokenMean | SequenceMean)
+    if isinstance(link, links.Gain):
+        return "half of mean |A| where z = 0; the gradient fades on both sides"
+    if isinstance(link, links.Linear) and demonstrated and o.anchor == "none":
+        only = "0 only where every token has probability 1"
+        return only if o.divergence.centred else None
+    if isinstance(link, RATIO) and demonstrated:
+        return f"-1 {where}" if mean and not o.corrections else None
+    if isinstance(link, RATIO):
+        where = "always" if o.anchor == "self" else where
+        where += " (on-policy rows)" if o.off_policy is not None else ""
+        zero = isinstance(o.aggregation, SequenceMean) and _adds_up_to_zero(o.signal)
+        value = "-mean c A" if o.corrections else f"-mean A{' = 0' if zero else ''}"
+        return f"{value} {where}; the gradient there is that of -A log pi"
+    if isinstance(link, links.Residual):
+        value = "mean A^2/2" if link.centre == "none" else "half the variance of A"
+        return f"{value} {where}; the gradient there is that of -A z"
+    return None
 
 
 def _clipped(link: links.Clipped, demonstrated: bool) -> str:
@@ -100,19 +115,31 @@ def _cap(link: links.Clipped) -> float | None:
 
 def _pair_start(link: PairLink, o: Objective) -> str:
     value = float(link.loss(jnp.zeros(1), jnp.zeros(1))[0])
-    where = "policy = reference" if o.anchor == "reference" else "equal rewards z"
+    point = o.reference_point is None or isinstance(o.reference_point, OrderStatistics)
+    reference = point and o.anchor == "reference"
+    where = "policy = reference" if reference else "rewards z of 0"
     named = "log 2 = " if abs(value - np.log(2.0)) < 1e-6 else ""
+    times = " times c" if o.corrections else ""
     other = ", not 0" if value else ""
-    return f"{named}{value:.4g} at {where}{other}; ties are left out"
+    return f"{named}{value:.4g}{times} at {where}{other}; ties are left out"
 
 
-def _centred(signal: signals.Signal) -> bool:
-    if isinstance(signal, SumThenNormalise):
-        return _centred(signal.advantage)
-    inner = getattr(signal, "signal", None)
-    if isinstance(inner, signals.Signal):
-        return _centred(inner)
-    return isinstance(signal, CENTRED)
+def _adds_up_to_zero(signal: signals.Signal) -> bool:
+    """Whether A of outcome rewards has a mean of 0 over rows that are all scored."""
+    outcome = getattr(signal, "supervision", "outcome") == "outcome"
+    return outcome and isinstance(_inner(signal), ADDS_UP_TO_ZERO)
+
+
+def _flat_is_zero(signal: signals.Signal) -> bool:
+    """Whether A is 0 in a group whose rewards are all equal."""
+    inner = _inner(signal)
+    if isinstance(inner, signals.BatchZScore):
+        return inner.center == "group"
+    return isinstance(inner, FLAT_IS_ZERO)
+
+
+def _inner(signal: signals.Signal) -> signals.Signal:
+    return signal.advantage if isinstance(signal, SumThenNormalise) else signal
 
 
 def why_zero(

@@ -128,6 +128,11 @@ def mixed_groups(o: Objective) -> str | None:
 def reference_unit(o: Objective) -> str | None:
     """A reference point is one number per row."""
     if o.reference_point is None:
+        if isinstance(o.link, RowLogistic):
+            return (
+                "reference_point: null with link RowLogistic, which doubles the "
+                "gradient for every row's partner; write order_statistics of rows"
+            )
         return None
     if o.level == "token":
         return "level: token with a reference point; write level: sequence"
@@ -167,7 +172,7 @@ def gain_signal(o: Objective) -> str | None:
     gain, labels = isinstance(o.link, Gain), isinstance(o.signal, Desirability)
     if gain and isinstance(o.signal, (Ones, Preference)):
         return f"signal: {kind(o.signal)} with link gain; write signal: desirability"
-    if labels and not isinstance(o.link, (Gain, RowLogistic)):
+    if labels and not gain:
         return f"link: {kind(o.link)} with signal desirability; write link: gain"
 
 
