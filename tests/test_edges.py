@@ -12,7 +12,7 @@ import unipost
 from unipost import Batch, Objective, Penalty, presets
 from unipost.classical import Chi2KL, Jeffreys, NeymanChi2, PearsonChi2, ReverseKL
 from unipost.links import Clipped
-from unipost.parametric import Alpha
+from unipost.parametric import Alpha, SkewJensenShannon
 from unipost.penalties import exact_divergence
 from unipost.signals import Mean
 
@@ -198,3 +198,17 @@ def test_an_argument_that_an_edit_replaces_is_refused():
         build(Objective, {"name": "grpo", "low": 0.1, "link": "importance"})
     kept = build(Objective, {"name": "grpo", "low": 0.1, "link": {"high": 0.3}})
     assert kept.link == Clipped(0.1, 0.3)
+
+
+def test_a_token_that_the_teacher_forbids_costs_a_finite_jsd():
+    """w KL(ref || m) + (1 - w) KL(pi || m) with ref = 0 on one token, by hand."""
+    policy, teacher = np.array([0.5, 0.3, 0.2]), np.array([0.6, 0.4, 0.0])
+    w = 0.3
+    m = w * teacher + (1 - w) * policy
+    first = (teacher[:2] * np.log(teacher[:2] / m[:2])).sum()
+    want = w * first + (1 - w) * (policy * np.log(policy / m)).sum()
+    divergence = SkewJensenShannon(w)
+    logs = [jnp.log(jnp.asarray(x)) for x in (policy, teacher)]
+    assert float(exact_divergence(divergence, *logs)) == pytest.approx(want, rel=1e-12)
+    grad = jax.grad(lambda x: exact_divergence(divergence, x, logs[1]))(logs[0])
+    assert np.isfinite(grad).all()

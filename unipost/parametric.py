@@ -258,9 +258,10 @@ class SkewJensenShannon(Divergence):
         return -(1.0 - self.w) * self._logs(log_u)[1]
 
     def k3(self, log_u):
+        # constant to rounding beyond 80; at inf (ref = 0) it would be 0 * inf
+        log_u = jnp.minimum(at_least_float32(log_u), 80.0)
         v, v_over_u = map(expm1m, self._logs(log_u))
-        scale = jnp.exp(-at_least_float32(log_u))
-        return self.w * scale * v + (1.0 - self.w) * v_over_u
+        return self.w * jnp.exp(-log_u) * v + (1.0 - self.w) * v_over_u
 
     def f_prime_inverse(self, t):
         def inside(t):  # u/v = e^(t/(1-w))
