@@ -15,9 +15,10 @@ import numpy as np
 
 from unipost import Batch, Mixture, Objective, Streams
 from unipost.advantages import Exponential, Shifted
+from unipost.explain import curves
 from unipost.listing import EXAMPLES
 from unipost.objective import at_present
-from unipost.presets import FAMILIES
+from unipost.presets import FAMILIES, PRESETS
 from unipost.signals import Mean, Preference, Raw
 
 POINTS = 121
@@ -159,6 +160,30 @@ def family_figure(family: str, path: Path) -> None:
     plt.close(figure)
 
 
+def vocabulary_figure(path: Path) -> None:
+    """Write the figure of the whole-vocabulary objectives: two tokens in all."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for beta, line in ((0.4, "--"), (0.7, "-"), (1.0, ":")):
+        panel = curves(PRESETS["gem"](beta=beta))[0]
+        (values,) = panel.lines.values()
+        left.plot(panel.x, values, line, color=UP, lw=1.6, label=f"gem, beta {beta:g}")
+    left.set_xlabel("probability of the demonstrated token")
+    for beta, color in ((0.0, "#332288"), (0.1, "#88CCEE"), (0.5, UP), (1.0, DOWN)):
+        panel = curves(PRESETS["gkd"](beta=beta))[1]
+        (values,) = panel.lines.values()
+        right.plot(panel.x, values, color=color, lw=1.6, label=f"gkd, beta {beta:g}")
+    right.set_xlabel("log(policy/teacher) of the token, policy at 0.3")
+    for axis in (left, right):
+        axis.axhline(0, color="#666666", lw=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, frameon=False)
+    left.set_ylabel("gradient coefficient")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
 def _limits(curves) -> tuple[float, float]:
     """All of the curves, cut where one runs away from its middle value."""
     largest = 6.0 * max(abs(values[POINTS // 2]) for values in curves) or 1.0
@@ -172,3 +197,4 @@ if __name__ == "__main__":
     folder = Path(__file__).parent / "figures"
     for family in CURVES:
         family_figure(family, folder / f"family_{family}.png")
+    vocabulary_figure(folder / "family_vocabulary.png")

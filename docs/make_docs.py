@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from family_figures import CURVES, family_figure, made
+from family_figures import CURVES, family_figure, made, vocabulary_figure
 
 from unipost import penalties, refusals, trl, verl
 from unipost.divergences import DIVERGENCES
@@ -69,7 +69,9 @@ INTRODUCTIONS = {
         "Objectives on the distribution at a state, not on the sampled token. "
         "They have no implicit reward for a link to act on, so they stand beside "
         "the one object, with the same batch, aggregation and protocol.",
-        "",
+        "Coefficient of a token in a vocabulary of two: of the demonstrated token "
+        "against its probability (gem), and against its log-ratio to the teacher "
+        "(gkd: beta 0 is the forward, beta 1 the reverse KL).",
     ),
 }
 
@@ -206,3 +208,4 @@ if __name__ == "__main__":
     if "--text" not in sys.argv:
         for family in CURVES:
             family_figure(family, DOCS / "figures" / f"family_{family}.png")
+        vocabulary_figure(DOCS / "figures" / "family_vocabulary.png")
