@@ -14,6 +14,7 @@ import oracle_preferences as preferences
 import pytest
 from oracle_preferences import log_sigmoid, sigmoid
 from oracle_trl_rewards import log_softmax
+from random_batch import random_batch
 from test_papers import DEMONSTRATIONS, PAIRS, REWARDS, agrees, batch_of, random_data
 
 from unipost import PRESETS, Batch, Streams, presets
@@ -72,6 +73,27 @@ def test_f_sft(name):
     if name == "pearson":
         assert (beta * data.delta("ref") > 2).any()
     agrees(presets.f_sft(divergence, beta), data, batch_of(data), oracle)
+
+
+@pytest.mark.parametrize("gauge", ["lse", "lsediff"])
+def test_f_sft_with_a_value_of_the_state(gauge):
+    """-phi(r_t) + V_t - V_next, r_t = beta log u_t + V_t - V_next over kept tokens."""
+    streams, batch = random_batch(4, prompts=3)
+    mask, beta, total = np.asarray(batch.mask), 0.3, 0.0
+    value = np.asarray(streams.lse)
+    if gauge == "lsediff":
+        value = value - np.asarray(batch.reference_lse)
+    delta = np.asarray(streams.policy) - np.asarray(batch.reference)
+    for row in np.argwhere(mask.any(-1)):
+        kept = np.flatnonzero(mask[tuple(row)])
+        own = beta * value[tuple(row)][kept]
+        fall = own - np.append(own[1:], 0.0)
+        reward = beta * delta[tuple(row)][kept] + fall
+        loss = fall - pearson(reward)
+        total += float(batch.weight[tuple(row)]) * loss.sum()
+    objective = presets.f_sft(d.PearsonChi2(), beta, gauge)
+    got = float(objective(streams, batch)[0])
+    assert got == pytest.approx(total / mask.sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in PHI if PHI[name][2]])

@@ -97,6 +97,27 @@ def test_an_unscored_row_is_no_target(name):
     assert abs(got[0] - result(EXAMPLES[name], streams, batch)[0]) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["sft", "dapo", "gspo", "dpo", "ipo"])
+def test_a_weight_multiplies_the_loss_of_its_row_or_pair(name):
+    """A pair's weight is the product of its rows'; no denominator sees it."""
+    streams, batch = streams_and_batch(name, prompts=3)
+    plain = result(EXAMPLES[name], streams, replace(batch, weight=None))[1]
+    weighted = result(EXAMPLES[name], streams, batch)[1]
+    weight = np.array(batch.weight)
+    if plain.shape[1] == 2:
+        weight = weight.prod(-1, keepdims=True)
+    np.testing.assert_allclose(weighted, weight[..., None] * plain, atol=1e-14)
+    assert np.abs(plain).max() > 1e-3
+
+
+def test_what_is_not_scored_is_not_shifted():
+    """AsymRE: A = r - mean - shift for scored rows, 0 for the others."""
+    rewards = jnp.array([[1.0, 0.0, jnp.nan]])
+    batch = Batch(mask=jnp.ones((1, 3, 1)), rewards=rewards)
+    got = presets.asymre(-0.1).advantage(batch)[0, :, 0]
+    np.testing.assert_allclose(got, [0.6, -0.4, 0.0], atol=1e-15)
+
+
 def test_f_sft_with_total_variation_is_sft():
     """Inside |r| < 1/2: beta times the gradient of SFT, in every gauge."""
     streams, batch = streams_and_batch("f_sft")
