@@ -164,10 +164,9 @@ def sample(
     state = 0, cache, logits, *empty
     tokens, mask, logps, ended = jax.lax.while_loop(unfinished, advance, state)[3:]
 
-    def grouped(x: Array) -> Array:
-        return x.reshape(prompt.shape[0], group, *x.shape[1:])
-
-    return Samples(grouped(tokens), grouped(mask), grouped(logps), grouped(ended))
+    shape = prompt.shape[0], group
+    outputs = tokens, mask, logps, ended
+    return Samples(*(x.reshape(*shape, *x.shape[1:]) for x in outputs))
 
 
 def check(prompt: Array, prompt_mask: Array, group: int) -> None:

@@ -139,8 +139,7 @@ def dpo_old(
     kind, coef = f_divergence_type, f_alpha_divergence_coef
     unread = Option("f_alpha_divergence_coef", coef, 1.0, ("alpha_divergence",))
     refuse_unread("dpo_old", (kind,), unread)
-    refuse_unread(
-        *("dpo_old", names),
+    options = (
         Option("label_smoothing", label_smoothing, 0.0, SMOOTHED),
         Option("reference_free", reference_free, False, REFERENCE_FREE),
         Option("f_divergence_type", kind, "reverse_kl", OF_THE_MARGIN),
@@ -149,6 +148,7 @@ def dpo_old(
         Option("bco_delta", bco_delta, None, ("bco_pair",)),
         Option("logps", logps, "trainer", PAIR_LOSSES),
     )
+    refuse_unread("dpo_old", names, *options)
     ratio = desensitised("dpo_old", ld_alpha)
     _refuse_formless(names, kind, ratio, bco_delta, use_weighting, rpo_alpha)
     averaged = logps == "average" or (logps == "trainer" and "ipo" in names)
@@ -161,7 +161,11 @@ def dpo_old(
         reference_free,
         bco_delta,
     )
-    terms = context.terms(names)
+    return _with_nll(context.terms(names), weights, rpo_alpha)
+
+
+def _with_nll(terms, weights, rpo_alpha: Scalar | None) -> Objective | Mixture:
+    """The weighted losses, and the NLL of the chosen with RPO's weight."""
     if rpo_alpha is None:
         return combined(terms, weights)
     return combined([*terms, chosen_nll()], [*weights, rpo_alpha])
