@@ -6,11 +6,13 @@ Everything a run needs of its data files: rows from `unipost.rows`, their hash f
 
 import functools
 import warnings
+from array import array
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from unipost.chat import Rendered
 from unipost.formats import DataError as DataError
 from unipost.formats import data_hash as data_hash
 from unipost.formats import summary
@@ -20,6 +22,7 @@ from unipost.rows import Preference as Preference
 from unipost.rows import Question as Question
 from unipost.rows import Row as Row
 from unipost.rows import Rows as Rows
+from unipost.rows import Text
 from unipost.rows import read_rows as read_rows
 from unipost.tokenizer import Tokenizer
 
@@ -28,6 +31,7 @@ class Tokens(NamedTuple):
     """Rows as arrays: tokens int32, masks bool, True on real tokens.
 
     `index` [N] is the row that each line came from; `dropped` lists what did not fit.
+    `trained` is True on the response tokens that count in a loss; None: all real ones.
     """
 
     prompt: np.ndarray  # [N, L], left-padded
@@ -36,6 +40,7 @@ class Tokens(NamedTuple):
     response_mask: np.ndarray  # [N, T]
     index: np.ndarray  # [N]
     dropped: list[str]
+    trained: np.ndarray | None = None  # [N, T]
 
 
 def encode_rows(
@@ -48,40 +53,71 @@ def encode_rows(
     """Tokenise rows: a response is one line, a Preference two (chosen, rejected).
 
     A Question is one line with an empty response. The end token is part of a response.
-    Rows that do not fit raise DataError, are dropped with a warning (a Preference as a
-    whole), or are cut: a prompt keeps its end, a response its beginning.
+    Prompt and response are tokenised apart, or were by the chat template: nothing is
+    merged across their boundary. Rows that do not fit raise DataError, are dropped with
+    a warning (a Preference as a whole), or are cut: a prompt keeps its end, a response
+    its beginning; one with no token left to train on is dropped all the same.
     """
-    pairs, index, long = [], [], []
+    lines: list[_Line] = []
+    long, dropped = [], []
     for number, row in enumerate(rows):
         place = row.place or f"row {number + 1}"
-        prompt = _encode(tokenizer, row.prompt, place)
-        responses = [
-            _with_end(tokenizer, _encode(tokenizer, text, place))
-            if text is not None
-            else []
-            for text in _responses(row)
-        ]
-        length = max(map(len, responses))
-        problem = _too_long(len(prompt), prompt_length, length, response_length)
+        own = _lines(tokenizer, row, number, place)
+        problem = _too_long(own, prompt_length, response_length)
+        cut = too_long == "truncate"
+        if problem and cut and not all(x.learns(response_length) for x in own):
+            problem, cut = "no token to train on is left of the cut response", False
         if problem:
             long.append(f"{place}: {problem}")
-        if not problem or too_long == "truncate":
-            pairs += [(prompt, response) for response in responses]
-            index += [number] * len(responses)
-    if long and (too_long == "raise" or not pairs):
+            dropped += [] if cut else long[-1:]
+        if not problem or cut:
+            lines += own
+    if long and (too_long == "raise" or not lines):
         raise DataError(summary(long, len(rows)))
     if long:
         done = "dropped" if too_long == "drop" else "cut"
         warnings.warn(f"{done} {summary(long, len(rows))}", stacklevel=2)
-    pad = tokenizer.pad_token
-    prompt, prompt_mask = _pad_left([p for p, _ in pairs], prompt_length, pad)
-    response, response_mask = _pad_right([r for _, r in pairs], response_length, pad)
-    dropped = long if too_long == "drop" else []
-    lines = np.asarray(index, np.int64)
-    return Tokens(prompt, prompt_mask, response, response_mask, lines, dropped)
+    return _padded(lines, prompt_length, response_length, tokenizer.pad_token, dropped)
 
 
-def _responses(row: Row) -> tuple[str | None, ...]:
+class _Line(NamedTuple):
+    """Ids of one prompt and one response, which row they are of, what is trained on."""
+
+    prompt: array[int]
+    response: array[int]
+    row: int
+    trained: array[int] | None = None
+
+    def learns(self, length: int) -> bool:
+        return self.trained is None or any(self.trained[:length])
+
+
+def _lines(tokenizer: Tokenizer, row: Row, number: int, place: str) -> list[_Line]:
+    prompt, end = _prompt(tokenizer, row.prompt, place)
+    lines = []
+    for text in _responses(row):
+        if text is None:
+            lines.append(_Line(prompt, array("i"), number))
+        elif isinstance(text, Rendered):
+            lines.append(_Line(prompt, text.ids, number, text.trained))
+        else:
+            ids = _encode(tokenizer, text, place)
+            ids += [] if ids[-1] == end else [end]
+            lines.append(_Line(prompt, array("i", ids), number))
+    return lines
+
+
+def _prompt(tokenizer: Tokenizer, prompt: Text, place: str) -> tuple[array[int], int]:
+    """Ids of a prompt, and the token that ends a text in response to it."""
+    if isinstance(prompt, Rendered):
+        return prompt.ids, tokenizer.eos_token if prompt.end is None else prompt.end
+    ids, start = _encode(tokenizer, prompt, place), getattr(tokenizer, "start_tokens", ())
+    if tuple(ids[: len(start)]) != start:  # it may be spelled out in the text
+        ids = [*start, *ids]
+    return array("i", ids), tokenizer.eos_token
+
+
+def _responses(row: Row) -> tuple[Text | None, ...]:
     if isinstance(row, Preference):
         return row.chosen, row.rejected
     if isinstance(row, Demonstration | Labelled):
@@ -99,30 +135,40 @@ def _encode(tokenizer: Tokenizer, text: str, place: str) -> list[int]:
     return ids
 
 
-def _with_end(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    return ids if ids[-1] == tokenizer.eos_token else [*ids, tokenizer.eos_token]
-
-
-def _too_long(prompt: int, prompt_length: int, response: int, length: int) -> str:
+def _too_long(lines: list[_Line], prompt_length: int, response_length: int) -> str:
+    prompt, response = len(lines[0].prompt), max(len(x.response) for x in lines)
     if prompt > prompt_length:
         return f"the prompt has {prompt} tokens, prompt_length is {prompt_length}"
-    if response > length:
+    if response > response_length:
         return (
             f"the response has {response} tokens with the end token, "
-            f"response_length is {length}"
+            f"response_length is {response_length}"
         )
     return ""
 
 
+def _padded(
+    lines: list[_Line], prompt_length: int, length: int, pad: int, dropped: list[str]
+) -> Tokens:
+    prompt, prompt_mask = _pad_left([x.prompt for x in lines], prompt_length, pad)
+    response, mask = _pad_right([x.response for x in lines], length, pad)
+    trained = None
+    if any(x.trained is not None for x in lines):
+        marks = [x.trained or array("b", [1] * len(x.response)) for x in lines]
+        trained = _pad_right(marks, length, 0)[0] > 0
+    index = np.asarray([x.row for x in lines], np.int64)
+    return Tokens(prompt, prompt_mask, response, mask, index, dropped, trained)
+
+
 def _pad_left(
-    rows: list[list[int]], length: int, pad: int
+    rows: Sequence[array[int]], length: int, pad: int
 ) -> tuple[np.ndarray, np.ndarray]:
     tokens, mask = _pad_right([row[::-1] for row in rows], length, pad)
     return tokens[:, ::-1].copy(), mask[:, ::-1].copy()
 
 
 def _pad_right(
-    rows: list[list[int]], length: int, pad: int
+    rows: Sequence[array[int]], length: int, pad: int
 ) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.full((len(rows), length), pad, np.int32)
     mask = np.zeros((len(rows), length), bool)

@@ -127,7 +127,9 @@ def plain_rope(name: str, value: Any) -> bool:
 def render_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """config.json of a model: rope and dtype in both transformers 4 and 5 spelling."""
     theta = config.rope_theta
-    sizes = {name: x for name, x in vars(config).items() if name != "attention_bias"}
+    names = (*SIZES, "num_key_value_heads", "head_dim", "rope_theta", "rms_norm_eps")
+    names += ("tie_word_embeddings", "max_position_embeddings")
+    sizes = {name: getattr(config, name) for name in names}
     return {
         **architecture(config),
         **sizes,

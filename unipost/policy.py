@@ -16,10 +16,12 @@ Params = Any
 
 
 class Cache(NamedTuple):
-    """Decoding state with a fixed number of slots C, one slot written per step.
+    """Decoding state with C columns, one of them written per step.
 
-    `stacked` has leading axes [layers, N], `rows` has leading axis [N]; both are
-    pytrees that belong to the policy. `slot` is the next slot to write, a scalar.
+    `stacked` has leading axes [layers, N, C], `rows` has [N] or [N, C]; both are
+    pytrees that belong to the policy. `slot` counts the columns written, a scalar: the
+    next is slot % C, the same for all rows, so a row's text may go round the end. A
+    column is overwritten after C steps: C is at least prompt plus response.
     """
 
     stacked: Any
@@ -36,15 +38,38 @@ def repeat_cache(cache: Cache, group: int) -> Cache:
     )
 
 
+def insert_cache(cache: Cache, fresh: Cache, rows: Array) -> Cache:
+    """`cache` with rows [n] replaced by the n rows of `fresh`, of as many columns.
+
+    The columns of `fresh` are turned so that its last one written stands before the
+    next of `cache`. A row index outside [0, N) is left out.
+    """
+
+    def put(axis: int, held: Array, new: Array) -> Array:
+        if held.ndim > axis + 1:
+            new = jnp.roll(new, cache.slot - fresh.slot, axis + 1)
+        index = (slice(None),) * axis + (rows,)
+        return held.at[index].set(new, mode="drop")
+
+    return Cache(
+        jax.tree.map(lambda x, y: put(1, x, y), cache.stacked, fresh.stacked),
+        jax.tree.map(lambda x, y: put(0, x, y), cache.rows, fresh.rows),
+        cache.slot,
+    )
+
+
 @dataclass(frozen=True)
 class Policy:
     """A language model as pure functions of its parameters.
 
-    hidden(params, tokens [N S], mask [N S]) -> [N S D], causal, blind to masked tokens.
+    hidden(params, tokens [N S], segments [N S]) -> [N S D], causal, blind to masked
+        tokens. segments: a mask of one text per row, or the id of each token's text,
+        0 for padding; texts are contiguous and do not see each other.
     head(params, hidden [... D]) -> logits [... V], float32 or wider.
     prefill(params, tokens [N S], mask [N S], cache_length) -> (logits [N V], Cache):
         next-token logits after the last column, so prompts are left-padded.
     decode(params, cache, token [N]) -> (logits [N V], Cache): appends one real token.
+        Rows may have been put in by `insert_cache`.
     """
 
     hidden: Callable[[Params, Array, Array], Array]
@@ -67,7 +92,11 @@ def function_policy(fn: Callable[[Params, Array, Array], Array]) -> Policy:
     """
 
     def hidden(params: Params, tokens: Array, mask: Array) -> Array:
-        mask = mask.astype(bool)
+        if mask.dtype != jnp.bool_:
+            raise ValueError(
+                "function_policy: packed rows need a model that knows texts apart; "
+                "write the four functions of Policy, or do not pack"
+            )
         return widen(fn(params, jnp.where(mask, tokens, 0), mask))
 
     def head(params: Params, hidden: Array) -> Array:
@@ -75,7 +104,7 @@ def function_policy(fn: Callable[[Params, Array, Array], Array]) -> Policy:
 
     def prefill(params: Params, tokens: Array, mask: Array, cache_length: int):
         width = (0, 0), (0, room(tokens, cache_length))
-        logits = hidden(params, tokens, mask)[:, -1]
+        logits = hidden(params, tokens, mask.astype(bool))[:, -1]
         rows = {
             "tokens": jnp.pad(tokens, width),
             "mask": jnp.pad(mask.astype(bool), width),
@@ -83,9 +112,13 @@ def function_policy(fn: Callable[[Params, Array, Array], Array]) -> Policy:
         return logits, Cache((), rows, jnp.asarray(tokens.shape[1]))
 
     def decode(params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
-        tokens = cache.rows["tokens"].at[:, cache.slot].set(token)
-        mask = cache.rows["mask"].at[:, cache.slot].set(True)
-        logits = hidden(params, tokens, mask)[:, cache.slot]
+        column = cache.slot % cache.rows["mask"].shape[1]
+        tokens = cache.rows["tokens"].at[:, column].set(token)
+        mask = cache.rows["mask"].at[:, column].set(True)
+        # the oldest column first, so that the function reads texts in their order
+        order = tokens, mask
+        turned = (jnp.roll(x, -(column + 1), axis=1) for x in order)
+        logits = hidden(params, *turned)[:, -1]
         return logits, Cache((), {"tokens": tokens, "mask": mask}, cache.slot + 1)
 
     return Policy(hidden, head, prefill, decode)

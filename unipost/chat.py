@@ -1,0 +1,250 @@
+"""Conversations as token ids, written by a chat template through transformers.
+
+    prompt    ids of the turns before the answer, with the header of the answer's turn
+    response  ids that the template adds to these when the answer is there too
+
+The boundary lies between two tokens of one rendering, or, where the tokenizer merges
+across it, between two texts that are tokenised apart. A template whose rendering of
+the whole does not begin with that of the prompt is refused: the model would be trained
+on a context that it never sees.
+"""
+
+import dataclasses
+import os
+import re
+from array import array
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from unipost.formats import DataError
+from unipost.tokenizer import Tokenizer
+
+TrainOn = Literal["last", "assistant"]
+Turn = dict[str, Any]
+MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """Token ids of a part of a conversation, the template's special tokens included.
+
+    trained  1 at tokens to learn from, as many as `ids`; None: all of them
+    end      of a prompt: the token that ends an answer to it
+    """
+
+    ids: array[int]
+    trained: array[int] | None = None
+    end: int | None = None
+
+
+class Chat(Protocol):
+    """Writes conversations. Raises DataError where it cannot."""
+
+    def given(self, tools: Any) -> "Chat":
+        """The same with a row's tools, JSON schemas of functions."""
+        ...
+
+    def prompt(self, turns: Sequence[Turn]) -> Any:
+        """Turns that an answer of the assistant follows, as text or Rendered."""
+        ...
+
+    def answers(self, turns: Sequence[Turn], answers: Sequence[Turn]) -> Any:
+        """The prompt, and each of several answers to it, as text or Rendered."""
+        ...
+
+    def check_marks(self) -> None:
+        """Refuse `marked` once for all rows, where no row can have it."""
+        ...
+
+    def marked(self, turns: Sequence[Turn]) -> tuple[Rendered, Rendered]:
+        """What comes before the first text of the assistant, and all the rest."""
+        ...
+
+
+def chat_of(tokenizer: Tokenizer | None) -> Chat:
+    """The tokenizer's chat template, or plain lines where it has none."""
+    backend = getattr(tokenizer, "backend", None)
+    if not getattr(backend, "chat_template", None):
+        return PlainChat()
+    known = backend.added_tokens_decoder.items()
+    special = frozenset(index for index, token in known if token.special)
+    return Template(backend, special | {*backend.all_special_ids}).with_end()
+
+
+def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids that end a response: the tokenizer's eos and the template's end of a turn."""
+    chat, ends = chat_of(tokenizer), [tokenizer.eos_token]
+    if isinstance(chat, Template) and chat.end is not None:
+        ends.append(chat.end)
+    return tuple(dict.fromkeys(ends))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainChat:
+    """Lines `role: content`, with `assistant: ` last: no template, nothing but text."""
+
+    def given(self, tools: Any) -> "PlainChat":
+        """Refused: lines have no place for tools."""
+        raise DataError("'tools' needs a tokenizer with a chat template")
+
+    def prompt(self, turns: Sequence[Turn]) -> str:
+        """The turns as lines, and the beginning of the answer's."""
+        for number, turn in enumerate(turns, start=1):
+            if not turn.get("content") or turn.get("tool_calls"):
+                need = "which needs a tokenizer with a chat template"
+                raise DataError(f"turn {number} calls tools, {need}")
+        lines = [f"{turn['role']}: {turn['content']}\n" for turn in turns]
+        return "".join(lines) + "assistant: "
+
+    def answers(
+        self, turns: Sequence[Turn], answers: Sequence[Turn]
+    ) -> tuple[str, list[str]]:
+        """The prompt and the contents of the answers."""
+        self.prompt(answers)  # which refuses calls of tools
+        return self.prompt(turns), [turn["content"] for turn in answers]
+
+    def check_marks(self) -> None:
+        """Refused: only a template can mark what the assistant says."""
+        raise DataError(
+            "train_on: assistant needs a tokenizer with a chat template that marks "
+            "generation; write train_on: last"
+        )
+
+    def marked(self, turns: Sequence[Turn]) -> tuple[Rendered, Rendered]:
+        """Refused, as by `check_marks`."""
+        self.check_marks()
+        raise AssertionError("unreachable")
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """The chat template of a transformers tokenizer.
+
+    special  ids of its special tokens
+    end      the one that ends an assistant's turn, or eos where none does
+    tools    those of the row
+    """
+
+    backend: Any
+    special: frozenset[int]
+    end: int | None = None
+    tools: Any = None
+
+    def given(self, tools: Any) -> "Template":
+        """The same with a row's tools."""
+        return dataclasses.replace(self, tools=tools)
+
+    def with_end(self) -> "Template":
+        """The same with `end` as a short answer shows it."""
+        answer = {"role": "assistant", "content": "b"}
+        try:
+            _, (ids,) = self._split([{"role": "user", "content": "a"}], [answer])
+        except DataError:  # it wants other turns
+            ids = []
+        end = self._closing(ids)
+        return dataclasses.replace(
+            self, end=self.backend.eos_token_id if end is None else end
+        )
+
+    def prompt(self, turns: Sequence[Turn]) -> Rendered:
+        """Ids of the turns and of the header of an assistant's turn."""
+        return Rendered(array("i", self._ids(turns, True)), end=self.end)
+
+    def answers(
+        self, turns: Sequence[Turn], answers: Sequence[Turn]
+    ) -> tuple[Rendered, list[Rendered]]:
+        """The prompt, and what the template writes for each answer after it.
+
+        A template that ends a turn without a special token gets the eos token there;
+        no other end is added.
+        """
+        prompt, responses = self._split(turns, answers)
+        ended = [Rendered(array("i", self._ended(ids))) for ids in responses]
+        return Rendered(array("i", prompt), end=self.end), ended
+
+    def marked(self, turns: Sequence[Turn]) -> tuple[Rendered, Rendered]:
+        """One rendering, cut where the assistant first speaks and after it last does.
+
+        `trained` is the mask of the template's generation blocks. Refuses a template
+        without them, and one whose blocks are not one for each assistant's turn: the
+        mask of transformers is wrong where a block begins or ends in a space that
+        the tokenizer leaves out of its offsets.
+        """
+        out = self._apply(
+            turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, mask = out["input_ids"], out["assistant_masks"]
+        spoken = sum(turn["role"] == "assistant" for turn in turns)
+        runs = sum(b > a for a, b in zip([0, *mask], mask, strict=False))
+        if runs != spoken:
+            raise DataError(
+                f"the chat template marks {runs} stretches of text as generated, the "
+                f"conversation has {spoken} turns of 'assistant'; mark each of them"
+            )
+        first, last = mask.index(1), len(mask) - mask[::-1].index(1)
+        if first == 0:
+            raise DataError("the chat template writes nothing before the assistant")
+        said, marks = array("i", ids[first:last]), array("b", mask[first:last])
+        return Rendered(array("i", ids[:first])), Rendered(said, marks)
+
+    def check_marks(self) -> None:
+        """Refuse a template that marks nothing as generated; names its folder."""
+        if not MARK.search(self.backend.get_chat_template()):
+            folder = self.backend.name_or_path or "the tokenizer"
+            raise DataError(
+                f"train_on: assistant, but the chat template of {folder} marks nothing "
+                "as generated; write {% generation %} and {% endgeneration %} around "
+                "what the assistant says there, or train_on: last"
+            )
+
+    def _split(self, turns: Sequence[Turn], answers: Sequence[Turn]):
+        """Ids of the prompt, and those that each answer adds."""
+        prompt = self._ids(turns, True)
+        return prompt, [self._added(prompt, turns, answer) for answer in answers]
+
+    def _added(self, prompt: list[int], turns: Sequence[Turn], answer: Turn):
+        whole = self._ids([*turns, answer], False)
+        if len(whole) > len(prompt) and whole[: len(prompt)] == prompt:
+            return whole[len(prompt) :]
+        before = self._apply(turns, tokenize=False, add_generation_prompt=True)
+        text = self._apply([*turns, answer], tokenize=False)
+        ids = []
+        if text.startswith(before):
+            ids = self.backend.encode(text[len(before) :], add_special_tokens=False)
+        if not ids:
+            at = len(os.path.commonprefix([before, text]))
+            raise DataError(
+                "the chat template does not continue the prompt: "
+                f"{before[at : at + 20]!r} alone, {text[at : at + 20]!r} with the "
+                "answer; write prompt and completion as text, or another template"
+            )
+        return ids
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        if self.end is None or self._closing(ids) is not None:
+            return ids
+        return [*ids, self.end]
+
+    def _closing(self, ids: list[int]) -> int | None:
+        """The special token that ends a turn, but for whitespace after it."""
+        for index in reversed(ids):
+            if index in self.special:
+                return index
+            if self.backend.decode([index]).strip():
+                break
+        return None
+
+    def _ids(self, turns: Sequence[Turn], header: bool) -> list[int]:
+        out = self._apply(
+            turns, tokenize=True, return_dict=True, add_generation_prompt=header
+        )
+        return out["input_ids"]
+
+    def _apply(self, turns: Sequence[Turn], **options: Any) -> Any:
+        try:
+            return self.backend.apply_chat_template(
+                list(turns), tools=self.tools, **options
+            )
+        except Exception as error:  # templates refuse turns with errors of their own
+            reason = " ".join(str(error).split())
+            raise DataError(f"the chat template refuses the turns: {reason}") from error

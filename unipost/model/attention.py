@@ -1,0 +1,203 @@
+"""Causal grouped-query attention, in several implementations by name.
+
+Letters in shapes: N rows, S tokens, H query heads, K key-value heads, E head size, C
+cache columns. Every implementation computes, for query i of a text,
+
+    sum_j softmax_j(cap(scale q_i . k_j)) v_j   over j <= i of the same text, i - j < window
+
+with cap(x) = c tanh(x / c) where there is a softcap. `segments` [N S] names the text
+that a token belongs to, 0 for padding; texts are contiguous. What padding reads is
+unspecified, and finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from unipost.policy import widen
+
+Array = jax.Array
+# Queries of one block on CPU: the triangle above the diagonal is skipped by blocks.
+BLOCK = 64
+# At most so many blocks, which are unrolled: a longer text has larger ones.
+BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is static about one layer's attention: scale, window, softcap."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+Attend = Callable[[Array, Array, Array, Array, Rule], Array]
+
+
+def mix(query: Array, key: Array, value: Array, allowed: Array, rule: Rule) -> Array:
+    """query [N S H E], key and value [N C K E], allowed [N|1 S C] -> [N S H*E].
+
+    Scores are float32 or wider. A query that may read nothing gets the mean of all.
+    """
+    rows, length, heads, size = query.shape
+    query = query.reshape(rows, length, key.shape[2], -1, size)
+    scores = widen(jnp.einsum("nskge,ncke->nkgsc", query, key)) * rule.scale
+    if rule.softcap is not None:
+        scores = rule.softcap * jnp.tanh(scores / rule.softcap)
+    # The lowest finite number, not -inf: softmax of a row of -inf is NaN.
+    scores = jnp.where(allowed[:, None, None], scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, -1).astype(value.dtype)
+    mixed = jnp.einsum("nkgsc,ncke->nskge", weights, value)
+    return mixed.reshape(rows, length, heads * size)
+
+
+def visible(
+    segments: Array, window: int | None, start: int = 0, stop: int | None = None
+) -> Array:
+    """Which tokens [N Q C] the queries [start, stop) of a row may read, C < stop.
+
+    With a window, from the first column that the first query may read.
+    """
+    stop = segments.shape[1] if stop is None else stop
+    first = first_column(start, window)
+    queries, columns = jnp.arange(start, stop)[:, None], jnp.arange(first, stop)
+    near = columns <= queries
+    if window is not None:
+        near &= queries - columns < window
+    same = segments[:, start:stop, None] == segments[:, None, first:stop]
+    return near & same
+
+
+def first_column(start: int, window: int | None) -> int:
+    """The first column that query `start` may read."""
+    return 0 if window is None else max(0, start - window + 1)
+
+
+def einsum(
+    query: Array, key: Array, value: Array, segments: Array, rule: Rule
+) -> Array:
+    """All scores at once, [N H S S]."""
+    return mix(query, key, value, visible(segments, rule.window), rule)
+
+
+def blocks(
+    query: Array, key: Array, value: Array, segments: Array, rule: Rule
+) -> Array:
+    """A block of queries after the other, each over the columns that it may read.
+
+    Half the work of `einsum` at many blocks, less with a window.
+    """
+    length = query.shape[1]
+    size = max(BLOCK, -(-length // BLOCKS))
+    parts = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        first = first_column(start, rule.window)
+        allowed = visible(segments, rule.window, start, stop)
+        seen = key[:, first:stop], value[:, first:stop]
+        parts.append(mix(query[:, start:stop], *seen, allowed, rule))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
+
+
+def fused(
+    query: Array,
+    key: Array,
+    value: Array,
+    segments: Array,
+    rule: Rule,
+    *,
+    implementation: str,
+) -> Array:
+    """`jax.nn.dot_product_attention`: "xla", or "cudnn" in 16 bits on a GPU."""
+    _no_softcap(implementation, rule)
+    allowed = visible(segments, rule.window)[:, None]
+    mixed = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=allowed,
+        scale=rule.scale,
+        implementation=implementation,  # pyright: ignore
+    )
+    return mixed.reshape(*query.shape[:2], -1)
+
+
+def splash(
+    query: Array, key: Array, value: Array, segments: Array, rule: Rule
+) -> Array:
+    """The TPU kernel of `jax.experimental.pallas`, one call per row."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    length, heads = query.shape[1:3]
+    shape = length, length
+    one = masks.CausalMask(shape)
+    if rule.window is not None:
+        # window_size is (before, after) the query, itself not counted
+        one = masks.LocalMask(shape, (rule.window - 1, 0), 0)
+    attend = kernel.make_splash_mha(
+        masks.MultiHeadMask([one] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=rule.softcap,
+        interpret=jax.default_backend() != "tpu",
+    )
+    group = heads // key.shape[2]
+    key, value = (jnp.repeat(x, group, axis=2) for x in (key, value))
+    query, key, value = (
+        jnp.swapaxes(x, 1, 2) for x in (query * rule.scale, key, value)
+    )
+
+    def row(query, key, value, segments):
+        ids = kernel.SegmentIds(segments, segments)
+        return attend(query, key, value, segment_ids=ids)
+
+    mixed = jax.vmap(row)(query, key, value, segments.astype(jnp.int32))
+    return jnp.swapaxes(mixed, 1, 2).reshape(*segments.shape, -1)
+
+
+def _no_softcap(implementation: str, rule: Rule) -> None:
+    if rule.softcap is not None:
+        raise ValueError(
+            f"attention: {implementation} has no softcap, which this model uses; write "
+            "auto, einsum, blocks or splash"
+        )
+
+
+ATTENTION: dict[str, Attend] = {
+    "einsum": einsum,
+    "blocks": blocks,
+    "xla": partial(fused, implementation="xla"),
+    "cudnn": partial(fused, implementation="cudnn"),
+    "splash": splash,
+}
+
+
+def choose(name: str, query: Array, rule: Rule) -> Attend:
+    """The implementation called `name`; "auto": what suits the platform and shapes.
+
+    GPU: cudnn for 16-bit heads of a multiple of 8 up to 128 without softcap, else
+    einsum. TPU: splash for texts and heads in multiples of 128, else einsum. CPU:
+    blocks. The platform is that of the default device.
+    """
+    if name != "auto":
+        return ATTENTION[name]
+    platform, size = jax.default_backend(), query.shape[-1]
+    if platform == "gpu":
+        half = query.dtype in (jnp.bfloat16, jnp.float16)
+        fits = half and size % 8 == 0 and size <= 128 and rule.softcap is None
+        return ATTENTION["cudnn" if fits else "einsum"]
+    if platform == "tpu":
+        fits = query.shape[1] % 128 == 0 and size % 128 == 0
+        return ATTENTION["splash" if fits else "einsum"]
+    return ATTENTION["blocks"]

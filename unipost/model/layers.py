@@ -1,0 +1,142 @@
+"""The parts of a block as functions of their own parameters.
+
+Letters in shapes: N rows, S tokens, D hidden, H query heads, K key-value heads, E head
+size, X experts. Products run in the dtype of x, norms and rotations in float32 or
+wider.
+"""
+
+from __future__ import annotations
+
+from math import pi
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unipost.model.config import LinearRope, Llama3Rope, ModelConfig
+from unipost.policy import widen
+
+Array = jax.Array
+
+
+def multiply(x: Array, kernel: Array) -> Array:
+    """x [... in] @ kernel [in out], over flat rows.
+
+    XLA on CPU is several times slower at the gradient of a product of more axes.
+    """
+    flat = x.reshape(-1, kernel.shape[0]) @ kernel.astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], -1)
+
+
+def project(part: dict[str, Array], x: Array) -> Array:
+    """x W + b + (x A) B, the bias and the low-rank term where `part` has them.
+
+    `a` [in r] carries the adapter's scale (`unipost.adapters.attach`).
+    """
+    y = multiply(x, part["kernel"])
+    if "bias" in part:
+        y = y + part["bias"].astype(x.dtype)
+    if "a" in part:
+        y = y + multiply(multiply(x, part["a"]), part["b"])
+    return y
+
+
+def rms_norm(part: dict[str, Array], x: Array, config: ModelConfig) -> Array:
+    """x / sqrt(mean(x^2) + eps) * (scale + norm_offset), over the last axis."""
+    wide = widen(x)
+    mean = jnp.mean(wide * wide, -1, keepdims=True)
+    inverse = jax.lax.rsqrt(mean + config.rms_norm_eps)
+    scale = widen(part["scale"])
+    if config.norm_offset:
+        scale = scale + config.norm_offset
+    return (wide * inverse * scale).astype(x.dtype)
+
+
+def frequencies(config: ModelConfig, kind: str) -> np.ndarray:
+    """Angle per position of each rotated pair, float64 [pairs]; kind: global, local.
+
+    theta^(-2i / rotary_dim), then scaled by `rope_scaling` where the layer is global.
+    """
+    size = config.rotary_dim or config.head_dim
+    local = kind == "local" and config.local_rope_theta is not None
+    theta = config.local_rope_theta if local else config.rope_theta
+    plain = float(theta or 0.0) ** (-np.arange(0, size, 2) / size)
+    scaling = None if kind == "local" else config.rope_scaling
+    if isinstance(scaling, LinearRope):
+        return plain / scaling.factor
+    if isinstance(scaling, Llama3Rope):
+        turns = scaling.original_max_position_embeddings * plain / (2 * pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        mix = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        return plain * (mix + (1.0 - mix) / scaling.factor)
+    return plain
+
+
+def rotary(config: ModelConfig, kind: str, positions: Array, dtype: Any) -> Array:
+    """Angles of positions [N S] as one array [2, N S 1 E/2] of cosines and sines.
+
+    kind: global, local, none. Pairs that do not rotate have angle 0.
+    """
+    wide = jnp.promote_types(dtype, jnp.float32)
+    pairs = config.head_dim // 2
+    turning = np.zeros(0) if kind == "none" else frequencies(config, kind)
+    frequency = np.concatenate([turning, np.zeros(pairs - len(turning))])
+    angle = positions[..., None, None].astype(wide) * jnp.asarray(frequency, wide)
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def rotate(x: Array, turn: Array, rotary_dim: int | None = None) -> Array:
+    """x [N S H E] turned by `rotary` angles; the two halves of E rotate as pairs.
+
+    Of the leading `rotary_dim` entries if it is given; the others stay.
+    """
+    size = x.shape[-1] if rotary_dim is None else rotary_dim
+    cos, sin = turn[..., : size // 2]
+    left, right = jnp.split(widen(x[..., :size]), 2, -1)
+    turned = [left * cos - right * sin, right * cos + left * sin]
+    whole = [part.astype(x.dtype) for part in turned]
+    if size < x.shape[-1]:
+        whole.append(x[..., size:])
+    return jnp.concatenate(whole, -1)
+
+
+def activate(config: ModelConfig, x: Array) -> Array:
+    """The gate's non-linearity."""
+    if config.activation == "silu":
+        return jax.nn.silu(x)
+    return jax.nn.gelu(x, approximate=config.activation == "gelu_tanh")
+
+
+def mlp(config: ModelConfig, block: dict[str, Any], x: Array) -> Array:
+    """(act(x W_gate) * x W_up) W_down."""
+    inner = activate(config, project(block["gate"], x)) * project(block["up"], x)
+    return project(block["down"], inner)
+
+
+def mixture(config: ModelConfig, block: dict[str, Any], x: Array) -> Array:
+    """Each token through its `per_token` experts, their outputs added by weight.
+
+    Copies of the tokens are sorted by expert, so that every expert multiplies its own
+    rows only; none is dropped.
+    """
+    experts = config.experts
+    if experts is None:
+        raise ValueError("mixture: the config has no experts")
+    flat = x.reshape(-1, x.shape[-1])
+    logits = widen(multiply(flat, block["router"]["kernel"]))
+    weights, chosen = jax.lax.top_k(jax.nn.softmax(logits, -1), experts.per_token)
+    if experts.normalize:
+        weights = weights / weights.sum(-1, keepdims=True)
+    order = jnp.argsort(chosen.reshape(-1), stable=True)
+    counts = jnp.bincount(chosen.reshape(-1), length=experts.count)
+    rows = flat[order // experts.per_token]
+
+    def each(name: str, rows: Array) -> Array:
+        kernel = block[name]["kernel"].astype(rows.dtype)
+        return jax.lax.ragged_dot(rows, kernel, counts.astype(jnp.int32))
+
+    inner = activate(config, each("gate", rows)) * each("up", rows)
+    out = each("down", inner) * weights.reshape(-1)[order, None].astype(x.dtype)
+    total = jnp.zeros_like(flat).at[order // experts.per_token].add(out)
+    return total.reshape(x.shape)

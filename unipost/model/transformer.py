@@ -1,0 +1,312 @@
+"""The decoder-only transformer of a `ModelConfig`, and its Policy.
+
+Layers are stacked on the first axis of every block parameter and scanned. Letters in
+shapes: N rows, S tokens, D hidden, V vocabulary, C cache columns, K key-value heads,
+E head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unipost.adapters import attach
+from unipost.model.attention import ATTENTION, Rule, choose, mix
+from unipost.model.config import ModelConfig
+from unipost.model.layers import mixture, mlp, multiply, project, rms_norm
+from unipost.model.layers import rotary, rotate
+from unipost.policy import Array, Cache, Params, Policy, room, widen
+
+KEEP = jax.checkpoint_policies
+# What the backward pass finds stored of each layer, beside its input.
+REMAT: dict[str, Any] = {
+    "full": KEEP.nothing_saveable,
+    "dots": KEEP.dots_with_no_batch_dims_saveable,
+    "all_dots": KEEP.dots_saveable,
+    "none": None,
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is computed; none of it changes what is computed.
+
+    dtype      of products: float32 (wider where the parameters are), or bfloat16 with
+               float32 norms, softmax, logits and parameters
+    remat      what a layer recomputes in the backward pass: full (all but its input),
+               dots (all but products with weights), all_dots, none (nothing)
+    attention  auto, einsum, blocks, xla, cudnn, splash (`unipost.model.attention`)
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["full", "dots", "all_dots", "none"] = "full"
+    attention: Literal["auto", "einsum", "blocks", "xla", "cudnn", "splash"] = "auto"
+
+    def __post_init__(self):
+        for name, choices in (
+            ("dtype", ("float32", "bfloat16")),
+            ("remat", tuple(REMAT)),
+            ("attention", ("auto", *ATTENTION)),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(
+                    f"compute.{name}: {value!r}; write one of {', '.join(choices)}"
+                )
+
+
+class Kinds:
+    """The distinct windows and rotations of a model's layers, and each layer's own.
+
+    Layers of several kinds go through one scan: a layer picks its rule by index.
+    """
+
+    def __init__(self, config: ModelConfig):
+        self.windows = sorted(set(config.windows), key=lambda w: (w is None, w or 0))
+        self.rotations = sorted(set(config.rotations))
+        self.index = {
+            "window": np.array([self.windows.index(w) for w in config.windows]),
+            "rotation": np.array([self.rotations.index(r) for r in config.rotations]),
+        }
+
+
+def embed(config: ModelConfig, params: Params, tokens: Array, dtype: Any) -> Array:
+    """Embeddings [N S D], NaN for ids outside [0, V)."""
+    x = jnp.take(params["embedding"], tokens, axis=0).astype(dtype)
+    if config.embedding_scale == 1.0:
+        return x
+    # rounded to the dtype, as the models that have it were trained
+    return x * jnp.asarray(config.embedding_scale, dtype)
+
+
+def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
+    """Logits [... V] of final hidden states [... D], float32 or wider."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    if config.tie_word_embeddings:
+        table = params["embedding"].astype(hidden.dtype)
+        out = jax.lax.dot_general(
+            flat, table, (((1,), (1,)), ((), ())), preferred_element_type=wide
+        )
+    else:
+        part = params["head"]
+        kernel = part["kernel"].astype(hidden.dtype)
+        out = jnp.dot(flat, kernel, preferred_element_type=wide)
+        if "a" in part:
+            out = out + widen(multiply(multiply(flat, part["a"]), part["b"]))
+    if config.logit_softcap is not None:
+        out = config.logit_softcap * jnp.tanh(out / config.logit_softcap)
+    return out.reshape(*hidden.shape[:-1], -1)
+
+
+def project_heads(
+    config: ModelConfig, block: Params, x: Array, turn: Array
+) -> tuple[Array, Array, Array]:
+    """Rotated queries [N S H E], rotated keys and values [N S K E]."""
+
+    def heads(name: str) -> Array:
+        y = project(block[name], x)
+        if config.qk_norm == "width" and name != "value":
+            y = rms_norm(block[f"{name}_norm"], y, config)
+        y = y.reshape(*x.shape[:2], -1, config.head_dim)
+        if config.qk_norm == "head" and name != "value":
+            y = rms_norm(block[f"{name}_norm"], y, config)
+        return y
+
+    turned = (rotate(heads(name), turn, config.rotary_dim) for name in ("query", "key"))
+    return *turned, heads("value")
+
+
+def layer(
+    config: ModelConfig,
+    block: Params,
+    x: Array,
+    turn: Array,
+    attend: Callable[[Array, Array, Array], tuple[Array, Any]],
+) -> tuple[Array, Any]:
+    """One block on the stream x [N S D]; attend(q, k, v) -> (mixed [N S H*E], extra)."""
+
+    def normed(name: str, y: Array) -> Array:
+        return rms_norm(block[name], y, config) if name in block else y
+
+    heads = project_heads(config, block, normed("attention_norm", x), turn)
+    mixed, extra = attend(*heads)
+    out = project(block["output"], mixed)
+    x = x + normed("attention_post_norm", out)
+    inner = mlp if config.experts is None else mixture
+    out = inner(config, block, normed("mlp_norm", x))
+    return x + normed("mlp_post_norm", out), extra
+
+
+def _pick(options: list[Any], index: Array, *operands: Array) -> Any:
+    """options[index](*operands), without a branch where there is one option."""
+    if len(options) == 1:
+        return options[0](*operands)
+    return jax.lax.switch(index, options, *operands)
+
+
+def positions_of(segments: Array) -> Array:
+    """Positions [N S] counted inside each text: of a mask, along its True tokens."""
+    if segments.dtype == jnp.bool_:
+        return jnp.maximum(jnp.cumsum(segments, 1) - 1, 0)
+    column = jnp.arange(segments.shape[1])
+    new = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    return column - jax.lax.cummax(jnp.where(new, column, 0), axis=1)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A config and how it is computed: the functions of a Policy, as methods."""
+
+    config: ModelConfig
+    compute: Compute
+
+    def dtype(self, params: Params) -> Any:
+        """The dtype of products."""
+        if self.compute.dtype == "bfloat16":
+            return jnp.dtype(jnp.bfloat16)
+        return jnp.promote_types(params["embedding"].dtype, jnp.float32)
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError for texts longer than the model's positions."""
+        limit = self.config.max_position_embeddings
+        if length > limit:
+            raise ValueError(
+                f"model: {length} positions exceed max_position_embeddings ({limit}); "
+                "shorten prompt or response, or raise it in ModelConfig"
+            )
+
+    def rule(self, window: int | None) -> Rule:
+        """The attention of a layer with this window."""
+        config = self.config
+        scale = config.attention_scale or config.head_dim**-0.5
+        return Rule(scale, window, config.attention_softcap)
+
+    def turns(self, kinds: Kinds, positions: Array, dtype: Any) -> Array:
+        """Angles [rotations 2 N S 1 E/2] of every kind of rotation."""
+        config = self.config
+        return jnp.stack(
+            [rotary(config, kind, positions, dtype) for kind in kinds.rotations]
+        )
+
+    def run(
+        self, params: Params, tokens: Array, segments: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Final hidden states [N S D], and keys and values [layers N S K E]."""
+        config, kinds = self.config, Kinds(self.config)
+        params, dtype = attach(params), self.dtype(attach(params))
+        self.check_length(tokens.shape[1])
+        positions, ids = positions_of(segments), segments.astype(jnp.int32)
+        x = embed(config, params, jnp.where(ids > 0, tokens, 0), dtype)
+        turns = self.turns(kinds, positions, dtype)
+
+        def mixed(window: int | None, query: Array, key: Array, value: Array) -> Array:
+            rule = self.rule(window)
+            attend = choose(self.compute.attention, query, rule)
+            return attend(query, key, value, ids, rule)
+
+        def body(x: Array, inputs: tuple[Params, dict[str, Array]]):
+            block, kind = inputs
+
+            def attend(query: Array, key: Array, value: Array):
+                options = [partial(mixed, window) for window in kinds.windows]
+                out = _pick(options, kind["window"], query, key, value)
+                return out, (key, value)
+
+            return layer(config, block, x, turns[kind["rotation"]], attend)
+
+        if self.compute.remat != "none":
+            kept = REMAT[self.compute.remat]
+            body = jax.checkpoint(body, prevent_cse=False, policy=kept)
+        x, stacked = jax.lax.scan(body, x, (params["blocks"], kinds.index))
+        return rms_norm(params["norm"], x, config), stacked
+
+    def step(self, params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
+        """Final hidden states [N D] after one more token per row, and the new cache."""
+        config, kinds = self.config, Kinds(self.config)
+        params, dtype = attach(params), self.dtype(attach(params))
+        seen, now = cache.rows["position"], cache.rows["length"]
+        self.check_length(seen.shape[1])
+        column = cache.slot % seen.shape[1]
+        mine = jnp.arange(seen.shape[1]) == column
+        seen = jnp.where(mine, now[:, None], seen)
+        turns = self.turns(kinds, now[:, None], dtype)
+        x = embed(config, params, token[:, None], dtype)
+
+        def mixed(window: int | None, query: Array, key: Array, value: Array) -> Array:
+            allowed = seen >= 0
+            if window is not None:
+                allowed &= now[:, None] - seen < window
+            return mix(query, key, value, allowed[:, None], self.rule(window))
+
+        # The cache is carried, not scanned over, so that XLA updates it in place.
+        def body(carry, inputs):
+            x, keys, values = carry
+            block, kind, index = inputs
+
+            def attend(query: Array, key: Array, value: Array):
+                start = tuple(jnp.int32(x) for x in (index, 0, column, 0, 0))
+                whole = (
+                    jax.lax.dynamic_update_slice(keys, key[None], start),
+                    jax.lax.dynamic_update_slice(values, value[None], start),
+                )
+                options = [partial(mixed, window) for window in kinds.windows]
+                held = (x[index] for x in whole)
+                return _pick(options, kind["window"], query, *held), whole
+
+            x, whole = layer(config, block, x, turns[kind["rotation"]], attend)
+            return (x, *whole), None
+
+        indices = jnp.arange(config.num_hidden_layers)
+        inputs = params["blocks"], kinds.index, indices
+        (x, *stacked), _ = jax.lax.scan(body, (x, *cache.stacked), inputs)
+        x = rms_norm(params["norm"], x, config)[:, 0]
+        rows = {"position": seen, "length": now + 1}
+        return x, Cache(tuple(stacked), rows, cache.slot + 1)
+
+    def hidden(self, params: Params, tokens: Array, segments: Array) -> Array:
+        """`Policy.hidden`."""
+        return self.run(params, tokens, segments)[0]
+
+    def head(self, params: Params, hidden: Array) -> Array:
+        """`Policy.head`."""
+        return logits(self.config, attach(params), hidden)
+
+    def prefill(
+        self, params: Params, tokens: Array, mask: Array, columns: int
+    ) -> tuple[Array, Cache]:
+        """`Policy.prefill`."""
+        extra, mask = room(tokens, columns), mask.astype(bool)
+        x, stacked = self.run(params, tokens, mask)
+        slots = (0, 0), (0, 0), (0, extra), (0, 0), (0, 0)
+        position = jnp.where(mask, positions_of(mask), -1).astype(jnp.int32)
+        empty = ((0, 0), (0, extra))
+        rows = {
+            "position": jnp.pad(position, empty, constant_values=-1),
+            "length": mask.sum(1).astype(jnp.int32),
+        }
+        stacked = tuple(jnp.pad(part, slots) for part in stacked)
+        slot = jnp.asarray(tokens.shape[1], jnp.int32)
+        return self.head(params, x[:, -1]), Cache(stacked, rows, slot)
+
+    def decode(self, params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
+        """`Policy.decode`."""
+        x, cache = self.step(params, cache, token)
+        return self.head(params, x), cache
+
+
+@lru_cache(maxsize=32)
+def transformer_policy(config: ModelConfig, compute: Compute | None = None) -> Policy:
+    """The transformer of `config` as a Policy over `init_params(config, seed)`.
+
+    Parameters may also be `unipost.adapters.Adapted`. Log-probs are float32 or wider
+    whatever the parameters and `compute.dtype`; float64 parameters give float64.
+    """
+    model = Transformer(config, Compute() if compute is None else compute)
+    return Policy(model.hidden, model.head, model.prefill, model.decode)

@@ -1,0 +1,200 @@
+"""A batch of responses at once: every row takes as many steps as the longest.
+
+Letters: P prompts, G responses each, N = P * G rows (row = p * G + g), L prompt
+columns (left-padded), T response columns (right-padded), V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unipost.policy import Array, Params, Policy, repeat_cache
+from unipost.sampling.distribution import Sampling, draw
+from unipost.sampling.protocol import (
+    Completion,
+    Engine,
+    Request,
+    check_requests,
+    completing_token,
+)
+from unipost.tokenizer import Tokenizer
+
+
+class Samples(NamedTuple):
+    """Responses [P G T]; see `sample`.
+
+    tokens: ids, pad_token after the end. mask: True up to and with the stop token.
+    logps: log-probability under the distribution the token was drawn from, 0 where
+    masked. finished [P G]: True if a stop token came within T tokens.
+    """
+
+    tokens: Array
+    mask: Array
+    logps: Array
+    finished: Array
+
+
+def sample(
+    policy: Policy,
+    params: Params,
+    prompt: Array,
+    prompt_mask: Array,
+    key: Array,
+    sampling: Sampling,
+    *,
+    group: int = 1,
+    stop_tokens: tuple[int, ...] = (),
+    pad_token: int = 0,
+    ids: Array | None = None,
+) -> Samples:
+    """`group` responses to each prompt [P L], up to sampling.max_tokens tokens each.
+
+    A row ends with the first of `stop_tokens`, which belongs to the response. Each
+    prompt is read once; its cache is repeated over the group. Decoding stops early
+    when every row has ended. Row n draws from fold_in(key, ids[n]), then from
+    fold_in(that, t); ids are 0 ... P*G-1 unless given, so pass a new key for every
+    call. Jittable; shapes come from `sampling`, `group` and `stop_tokens`. Every row
+    needs at least one prompt token.
+
+    Raises ValueError for shapes that do not fit and a group below 1.
+    """
+    check(prompt, prompt_mask, group)
+    rows, length = prompt.shape[0] * group, sampling.max_tokens
+    slots = prompt.shape[1] + length
+    logits, cache = policy.prefill(params, prompt, prompt_mask, slots)
+    logits, cache = jnp.repeat(logits, group, axis=0), repeat_cache(cache, group)
+    keys = row_keys(key, jnp.arange(rows) if ids is None else ids)
+    stops = jnp.asarray(stop_tokens, jnp.int32)
+
+    def unfinished(state):
+        step, *_, ended = state
+        return (step < length) & ~jnp.all(ended)
+
+    def advance(state):
+        """Draws column `step` of every row that has not ended, and reads it."""
+        step, cache, logits, tokens, mask, logps, ended = state
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        token, logp = draw(logits, step_keys, sampling)
+        token = jnp.where(ended, pad_token, token).astype(jnp.int32)
+        tokens = tokens.at[:, step].set(token)
+        mask = mask.at[:, step].set(~ended)
+        logps = logps.at[:, step].set(jnp.where(ended, 0.0, logp))
+        ended = ended | jnp.isin(token, stops)
+        logits, cache = policy.decode(params, cache, token)
+        return step + 1, cache, logits, tokens, mask, logps, ended
+
+    empty = (
+        jnp.full((rows, length), pad_token, jnp.int32),
+        jnp.zeros((rows, length), bool),
+        jnp.zeros((rows, length), logits.dtype),
+        jnp.zeros(rows, bool),
+    )
+    # One copy of the step, in the loop: drawing the first token before it as well
+    # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
+    state = 0, cache, logits, *empty
+    tokens, mask, logps, ended = jax.lax.while_loop(unfinished, advance, state)[3:]
+
+    shape = prompt.shape[0], group
+    outputs = tokens, mask, logps, ended
+    return Samples(*(x.reshape(*shape, *x.shape[1:]) for x in outputs))
+
+
+compiled_sample = partial(
+    jax.jit,
+    static_argnames=("policy", "group", "stop_tokens", "pad_token"),
+)(sample)
+"""`sample` compiled; `sampling` is a pytree whose temperature may change."""
+
+
+def row_keys(key: Array, ids: Array) -> Array:
+    """fold_in(key, id) of every row [N]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
+def check(prompt: Array, prompt_mask: Array, group: int) -> None:
+    """Raises ValueError, in one line, for arguments of `sample` that do not fit."""
+    if prompt.ndim != 2 or prompt.shape[1] == 0 or prompt.shape != prompt_mask.shape:
+        raise ValueError(
+            f"sample: prompt {prompt.shape} and prompt_mask {prompt_mask.shape} must "
+            "be equal [prompts, columns] with at least one column"
+        )
+    if group < 1:
+        raise ValueError(f"sample: group is {group}; give an integer >= 1")
+
+
+def left_padded(
+    prompts: Sequence[Sequence[int]], columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and mask [P L] of prompts of up to L = `columns` tokens."""
+    tokens = np.zeros((len(prompts), columns), np.int32)
+    mask = np.zeros((len(prompts), columns), bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, columns - len(prompt) :] = prompt
+        mask[row, columns - len(prompt) :] = True
+    return tokens, mask
+
+
+@dataclass(frozen=True)
+class BatchSampler:
+    """`sample` on all requests at once: the fewest programs, and no host in between.
+
+    Budgets and stop strings are met by cutting what was drawn. The requests of a call
+    must agree in stop tokens and in their number of completions.
+    """
+
+    def open(
+        self,
+        policy: Policy,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        prompt_length: int,
+    ) -> Engine:
+        return _BatchEngine(policy, tokenizer, sampling, prompt_length)
+
+
+@dataclass(frozen=True)
+class _BatchEngine:
+    policy: Policy
+    tokenizer: Tokenizer
+    sampling: Sampling
+    prompt_length: int
+
+    def __call__(self, params, requests, key):
+        check_requests(requests, self.sampling, self.prompt_length, self.tokenizer)
+        kinds = {(len(r.ids), r.stop_tokens) for r in requests}
+        if len(kinds) != 1:
+            raise ValueError(
+                "sampler.batch: the requests differ in stop tokens or in the number of "
+                "completions; write sampler: continuous"
+            )
+        ((group, stops),) = kinds
+        samples = compiled_sample(
+            self.policy,
+            params,
+            *left_padded([r.prompt for r in requests], self.prompt_length),
+            key,
+            self.sampling,
+            group=group,
+            stop_tokens=stops,
+            pad_token=self.tokenizer.pad_token,
+            ids=np.array([i for r in requests for i in r.ids], np.int32),
+        )
+        tokens, mask, logps, ended = (np.asarray(x) for x in samples)
+        lengths = mask.sum(-1)
+
+        def completion(p: int, g: int) -> Completion:
+            n = min(int(lengths[p, g]), requests[p].max_tokens)
+            full = bool(ended[p, g]) and n == lengths[p, g]
+            found = completing_token(
+                self.tokenizer, tokens[p, g, :n].tolist(), requests[p].stop
+            )
+            n = n if found is None else found
+            finish = "stop" if full or found is not None else "length"
+            return Completion(tokens[p, g, :n], logps[p, g, :n], finish)
+
+        return [[completion(p, g) for g in range(group)] for p in range(len(requests))]
