@@ -13,21 +13,9 @@ from unipost.data import (
     Question,
     read_rows,
 )
-from unipost.tokenizer import PretrainedTokenizer
+from unipost.tokenizer import CharTokenizer, load_tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
-
-
-class Chat:
-    """A tokenizer with a chat template."""
-
-    chat_template: str | None = "present"
-
-    def apply_chat_template(self, turns, tokenize, add_generation_prompt):
-        if turns[0]["role"] == "system":
-            raise RuntimeError("no system turn\nallowed")
-        assert not tokenize and add_generation_prompt
-        return "".join(f"<{t['role']}>{t['content']}" for t in turns) + "<assistant>"
 
 
 def write(folder, rows, name="data.jsonl"):
@@ -72,7 +60,7 @@ def test_columns_can_be_renamed(folder):
     message = refusal(read_rows, file, "questions", {"promt": "q"})
     assert message == (
         "data.jsonl: columns: unknown 'promt' "
-        "(questions has answer, demonstration, prompt, question)"
+        "(questions has answer, demonstration, prompt, question, tools)"
     )
 
 
@@ -81,15 +69,13 @@ def test_messages_are_rendered(folder):
     file = write(folder, [{"messages": turns}])
     plain = "user: one\nassistant: two\nuser: three\nassistant: "
     assert read_rows(file, "demonstrations").rows == [Demonstration(plain, "four")]
-    templated = read_rows(file, "demonstrations", tokenizer=Chat()).rows
-    chat = "<user>one<assistant>two<user>three<assistant>"
-    assert templated == [Demonstration(chat, "four")]
-    wrapped = PretrainedTokenizer(Chat())
-    assert read_rows(file, "demonstrations", tokenizer=wrapped).rows == templated
-    # Published tokenizers have the method even where they have no template.
-    bare = Chat()
-    bare.chat_template = None
-    assert read_rows(file, "demonstrations", tokenizer=bare).rows[0].prompt == plain
+    # tokenizers without a template write the same lines, published ones included
+    named = {"tokenizer": CharTokenizer("ab")}
+    assert read_rows(file, "demonstrations", **named).rows[0].prompt == plain
+    named["tokenizer"] = load_tokenizer(FIXTURES / "hf_models" / "tiny_qwen2_policy")
+    assert read_rows(file, "demonstrations", **named).rows[0].prompt != plain
+    named["tokenizer"].backend.chat_template = None
+    assert read_rows(file, "demonstrations", **named).rows[0].prompt == plain
 
 
 def test_preferences_as_text_and_as_conversations(folder):
@@ -276,11 +262,6 @@ BAD_ROWS = [
     ),
     (
         "messages",
-        {"messages": [{"role": "user"}, *said("a", "b")]},
-        "'messages' holds a turn without text in role and content",
-    ),
-    (
-        "messages",
         {"messages": [*said("a", "b"), TURN]},
         "'messages' ends with a turn of 'user', not of 'assistant'",
     ),
@@ -292,7 +273,8 @@ BAD_ROWS = [
     (
         "preferences",
         {"chosen": "a", "rejected": "b"},
-        "'prompt' is missing, and 'chosen' does not hold it either",
+        "'prompt' is missing, and 'chosen' does not hold it either; write a column "
+        "prompt, or chosen and rejected as messages from the first turn on",
     ),
     (
         "preferences",
@@ -380,12 +362,4 @@ def test_columns_of_another_kind(folder):
     assert refusal(read_rows, file, "demonstrations") == (
         "data.jsonl: demonstrations need messages; or prompt, completion; or question, "
         "answer; map yours with columns: {usual: yours} (columns: instruction, output)"
-    )
-
-
-def test_a_template_may_refuse_turns(folder):
-    file = write(folder, [{"messages": said("a", "b", system="s")}])
-    message = refusal(read_rows, file, "demonstrations", tokenizer=Chat())
-    assert message == (
-        "data.jsonl:1: the chat template refuses the turns: no system turn allowed"
     )

@@ -20,8 +20,8 @@ from tiny_runs import (
 from unipost import presets
 from unipost.data import DataError
 from unipost.rewards import exact, numeric
-from unipost.rollouts import SampledPreferences, draw
-from unipost.sampling import Sampling
+from unipost.rollouts import SampledPreferences
+from unipost.sampling import Sampling, compiled_sample
 from unipost.scoring import score
 from unipost.sources import Preferences, Setting
 from unipost.train import load_model
@@ -299,9 +299,11 @@ def test_sixteen_prompts_by_eight_of_the_shipped_base():
     # the same rows of a group, each with its prompt read for itself
     greedy = Sampling(max_tokens=12, temperature=0.0)
     key, tokens = jax.random.key(0), base.tokenizer
-    ends = tokens.eos_token, tokens.pad_token
+    ends = {"stop_tokens": (tokens.eos_token,), "pad_token": tokens.pad_token}
     texts = [
-        draw(base.policy, base.params, *prompt, key, greedy, group, *ends).tokens
+        compiled_sample(
+            base.policy, base.params, *prompt, key, greedy, group=group, **ends
+        ).tokens
         for prompt, group in (
             ((rows.prompt[:, 0], rows.prompt_mask[:, 0]), 8),
             ((flat[0], flat[1]), 1),

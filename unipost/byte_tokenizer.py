@@ -148,7 +148,6 @@ def from_layout(
     content: Mapping[str, Any], names: Mapping[str, Any], template: str | None
 ) -> ByteTokenizer | None:
     """The ByteTokenizer whose files these are, or None if we did not write them."""
-    ours = content == layout() and template is not None
-    if ours and NAMES.items() <= names.items():
-        return ByteTokenizer(template)
-    return None
+    if template is None or content != layout() or not NAMES.items() <= names.items():
+        return None
+    return ByteTokenizer(template)

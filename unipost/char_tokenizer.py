@@ -125,8 +125,8 @@ def from_layout(
     if content.get("model", {}).get("type") != "WordLevel":
         return None
     specials = {role: names.get(f"{role}_token") for role in ("bos", "unk")}
-    required = {role: names.get(f"{role}_token") for role in ("pad", "eos")}
-    if not all(isinstance(name, str) for name in required.values()):
+    pad, eos = names.get("pad_token"), names.get("eos_token")
+    if not isinstance(pad, str) or not isinstance(eos, str):
         return None
     skip = 2 + sum(name is not None for name in specials.values())
     vocab = content["model"]["vocab"]
@@ -134,5 +134,5 @@ def from_layout(
     characters = tokens[skip:]
     if any(len(token) != 1 for token in characters):
         return None
-    found = CharTokenizer("".join(characters), **required, **specials)
+    found = CharTokenizer("".join(characters), pad, eos, **specials)
     return found if layout(found) == content else None

@@ -9,6 +9,8 @@ the whole does not begin with that of the prompt is refused: the model would be 
 on a context that it never sees.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import re
@@ -29,18 +31,18 @@ class Rendered:
     """Token ids of a part of a conversation, the template's special tokens included.
 
     trained  1 at tokens to learn from, as many as `ids`; None: all of them
-    end      of a prompt: the token that ends an answer to it
+    end      of a prompt: the ids that end an answer to it
     """
 
     ids: array[int]
     trained: array[int] | None = None
-    end: int | None = None
+    end: tuple[int, ...] = ()
 
 
 class Chat(Protocol):
     """Writes conversations. Raises DataError where it cannot."""
 
-    def given(self, tools: Any) -> "Chat":
+    def given(self, tools: Any) -> Chat:
         """The same with a row's tools, JSON schemas of functions."""
         ...
 
@@ -63,8 +65,9 @@ class Chat(Protocol):
 
 def chat_of(tokenizer: Tokenizer | None) -> Chat:
     """The tokenizer's chat template, or plain lines where it has none."""
-    backend = getattr(tokenizer, "backend", None)
-    if not getattr(backend, "chat_template", None):
+    found = tokenizer, getattr(tokenizer, "backend", None)
+    backend: Any = next((x for x in found if hasattr(x, "apply_chat_template")), None)
+    if backend is None or not backend.chat_template:
         return PlainChat()
     known = backend.added_tokens_decoder.items()
     special = frozenset(index for index, token in known if token.special)
@@ -74,8 +77,8 @@ def chat_of(tokenizer: Tokenizer | None) -> Chat:
 def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids that end a response: the tokenizer's eos and the template's end of a turn."""
     chat, ends = chat_of(tokenizer), [tokenizer.eos_token]
-    if isinstance(chat, Template) and chat.end is not None:
-        ends.append(chat.end)
+    if isinstance(chat, Template):
+        ends += [index for index in chat.end if index in chat.special]
     return tuple(dict.fromkeys(ends))
 
 
@@ -83,7 +86,7 @@ def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
 class PlainChat:
     """Lines `role: content`, with `assistant: ` last: no template, nothing but text."""
 
-    def given(self, tools: Any) -> "PlainChat":
+    def given(self, tools: Any) -> PlainChat:
         """Refused: lines have no place for tools."""
         raise DataError("'tools' needs a tokenizer with a chat template")
 
@@ -121,30 +124,29 @@ class Template:
     """The chat template of a transformers tokenizer.
 
     special  ids of its special tokens
-    end      the one that ends an assistant's turn, or eos where none does
+    end      ids after what the assistant says, to the last of these, or eos
     tools    those of the row
     """
 
     backend: Any
     special: frozenset[int]
-    end: int | None = None
+    end: tuple[int, ...] = ()
     tools: Any = None
 
-    def given(self, tools: Any) -> "Template":
+    def given(self, tools: Any) -> Template:
         """The same with a row's tools."""
         return dataclasses.replace(self, tools=tools)
 
-    def with_end(self) -> "Template":
+    def with_end(self) -> Template:
         """The same with `end` as a short answer shows it."""
         answer = {"role": "assistant", "content": "b"}
         try:
             _, (ids,) = self._split([{"role": "user", "content": "a"}], [answer])
         except DataError:  # it wants other turns
             ids = []
-        end = self._closing(ids)
-        return dataclasses.replace(
-            self, end=self.backend.eos_token_id if end is None else end
-        )
+        eos = self.backend.eos_token_id
+        end = self._closing(ids) or (() if eos is None else (eos,))
+        return dataclasses.replace(self, end=end)
 
     def prompt(self, turns: Sequence[Turn]) -> Rendered:
         """Ids of the turns and of the header of an assistant's turn."""
@@ -155,20 +157,19 @@ class Template:
     ) -> tuple[Rendered, list[Rendered]]:
         """The prompt, and what the template writes for each answer after it.
 
-        A template that ends a turn without a special token gets the eos token there;
-        no other end is added.
+        Where it ends the turn without a special token, eos is added, and never else.
         """
         prompt, responses = self._split(turns, answers)
-        ended = [Rendered(array("i", self._ended(ids))) for ids in responses]
-        return Rendered(array("i", prompt), end=self.end), ended
+        ended = [ids if self._closing(ids) else [*ids, *self.end] for ids in responses]
+        said = [Rendered(array("i", ids)) for ids in ended]
+        return Rendered(array("i", prompt), end=self.end), said
 
     def marked(self, turns: Sequence[Turn]) -> tuple[Rendered, Rendered]:
         """One rendering, cut where the assistant first speaks and after it last does.
 
-        `trained` is the mask of the template's generation blocks. Refuses a template
-        without them, and one whose blocks are not one for each assistant's turn: the
-        mask of transformers is wrong where a block begins or ends in a space that
-        the tokenizer leaves out of its offsets.
+        `trained` is the mask of the template's generation blocks. Refused where they
+        are fewer than the assistant's turns, as the mask of transformers is too where
+        a block begins or ends in a space that the tokenizer leaves out of its offsets.
         """
         out = self._apply(
             turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
@@ -176,7 +177,7 @@ class Template:
         ids, mask = out["input_ids"], out["assistant_masks"]
         spoken = sum(turn["role"] == "assistant" for turn in turns)
         runs = sum(b > a for a, b in zip([0, *mask], mask, strict=False))
-        if runs != spoken:
+        if runs < spoken:
             raise DataError(
                 f"the chat template marks {runs} stretches of text as generated, the "
                 f"conversation has {spoken} turns of 'assistant'; mark each of them"
@@ -220,19 +221,17 @@ class Template:
             )
         return ids
 
-    def _ended(self, ids: list[int]) -> list[int]:
-        if self.end is None or self._closing(ids) is not None:
-            return ids
-        return [*ids, self.end]
-
-    def _closing(self, ids: list[int]) -> int | None:
-        """The special token that ends a turn, but for whitespace after it."""
-        for index in reversed(ids):
-            if index in self.special:
-                return index
-            if self.backend.decode([index]).strip():
-                break
-        return None
+    def _closing(self, ids: list[int]) -> tuple[int, ...]:
+        """Special tokens and whitespace at the end, to the last special token."""
+        stop = len(ids)
+        for start in range(len(ids) - 1, -1, -1):
+            if ids[start] in self.special:
+                continue
+            if self.backend.decode([ids[start]]).strip():
+                return tuple(ids[start + 1 : stop])
+            if start == stop - 1:  # whitespace after the last special token
+                stop = start
+        return tuple(ids[:stop])
 
     def _ids(self, turns: Sequence[Turn], header: bool) -> list[int]:
         out = self._apply(

@@ -16,12 +16,13 @@ from unipost.links import LINKS, Link
 from unipost.mixture import Mixture
 from unipost.objective import Objective
 from unipost.objectives import OBJECTIVES
-from unipost.optimizers import OPTIMIZERS, Optimizer
+from unipost.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from unipost.pair_links import PAIR_LINKS, PairLink
 from unipost.ratios import RATIOS, Ratio
 from unipost.reference_points import REFERENCE_POINTS, ReferencePoint
 from unipost.rewards import REWARDS, Reward
 from unipost.rollouts import SOURCES
+from unipost.sampling import SAMPLERS, Sampler
 from unipost.signals import Advantage, Signal
 from unipost.sources import Source
 from unipost.vocabulary import Vocabulary
@@ -60,7 +61,9 @@ REGISTRIES: dict[Any, Mapping[str, Callable[..., Any]]] = {
     Advantage: SIGNALS,
     Aggregation: AGGREGATIONS,
     Optimizer: OPTIMIZERS,
+    Schedule: SCHEDULES,
     Source: SOURCES,
+    Sampler: SAMPLERS,
     Reward: REWARDS,
 }
 """The names that every type of part has in a config."""

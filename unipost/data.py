@@ -4,6 +4,8 @@ Everything a run needs of its data files: rows from `unipost.rows`, their hash f
 `unipost.formats`, tokens and batches from here.
 """
 
+from __future__ import annotations
+
 import functools
 import warnings
 from array import array
@@ -102,19 +104,20 @@ def _lines(tokenizer: Tokenizer, row: Row, number: int, place: str) -> list[_Lin
             lines.append(_Line(prompt, text.ids, number, text.trained))
         else:
             ids = _encode(tokenizer, text, place)
-            ids += [] if ids[-1] == end else [end]
+            ids += [] if ids[-1] in end else end
             lines.append(_Line(prompt, array("i", ids), number))
     return lines
 
 
-def _prompt(tokenizer: Tokenizer, prompt: Text, place: str) -> tuple[array[int], int]:
-    """Ids of a prompt, and the token that ends a text in response to it."""
+def _prompt(tokenizer: Tokenizer, prompt: Text, place: str):
+    """Ids of a prompt, and those that end a text in response to it."""
     if isinstance(prompt, Rendered):
-        return prompt.ids, tokenizer.eos_token if prompt.end is None else prompt.end
-    ids, start = _encode(tokenizer, prompt, place), getattr(tokenizer, "start_tokens", ())
+        return prompt.ids, prompt.end or (tokenizer.eos_token,)
+    ids = _encode(tokenizer, prompt, place)
+    start = getattr(tokenizer, "start_tokens", ())
     if tuple(ids[: len(start)]) != start:  # it may be spelled out in the text
         ids = [*start, *ids]
-    return array("i", ids), tokenizer.eos_token
+    return array("i", ids), (tokenizer.eos_token,)
 
 
 def _responses(row: Row) -> tuple[Text | None, ...]:

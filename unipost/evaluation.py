@@ -22,9 +22,9 @@ from unipost.model import Params, Policy
 from unipost.objectives import AnyObjective, margin_score
 from unipost.penalties import exact_divergence
 from unipost.rewards import Reward, numeric, score_texts
-from unipost.rollouts import draw, texts
+from unipost.rollouts import texts
 from unipost.rows import Demonstration, Question
-from unipost.sampling import Sampling
+from unipost.sampling import Sampling, compiled_sample
 from unipost.score import Score
 from unipost.sources import TooLong
 from unipost.tokenizer import Tokenizer
@@ -181,16 +181,15 @@ class Decoder(NamedTuple):
         out = []
         for i, block in enumerate(padded.reshape(-1, self.rows)):
             out.append(
-                draw(
+                compiled_sample(
                     self.policy,
                     params,
                     tokens.prompt[block],
                     tokens.prompt_mask[block],
                     jax.random.fold_in(key, i),
                     sampling,
-                    1,
-                    self.tokenizer.eos_token,
-                    self.tokenizer.pad_token,
+                    stop_tokens=(self.tokenizer.eos_token,),
+                    pad_token=self.tokenizer.pad_token,
                 )
             )
         stacked = jax.tree.map(lambda *x: np.concatenate(x)[: len(lines), 0], *out)

@@ -16,7 +16,7 @@ from unipost.links import LINKS, Matching, Weighted
 from unipost.mixture import Mixture
 from unipost.objective import Objective
 from unipost.objectives import OBJECTIVES, AnyObjective
-from unipost.optimizers import OPTIMIZERS
+from unipost.optimizers import OPTIMIZERS, SCHEDULES
 from unipost.pair_links import PAIR_LINKS, PairLink
 from unipost.parts import concrete
 from unipost.penalties import Estimator
@@ -25,6 +25,7 @@ from unipost.ratios import RATIOS
 from unipost.reference_points import REFERENCE_POINTS
 from unipost.rewards import REWARDS
 from unipost.rollouts import SOURCES
+from unipost.sampling import SAMPLERS
 from unipost.vocabulary import Distillation
 from unipost.weights import WEIGHTS
 
@@ -52,7 +53,9 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "signals": SIGNALS,
     "aggregations": AGGREGATIONS,
     "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
     "sources": SOURCES,
+    "samplers": SAMPLERS,
     "rewards": REWARDS,
 }
 

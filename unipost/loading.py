@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from unipost.adapters import Adapted, LoRA, init_adapter, trained_part
 from unipost.hf import load_pretrained, save_pretrained
-from unipost.model import ModelConfig, Policy, init_params, transformer_policy
+from unipost.hf.names import fused
+from unipost.model import Compute, ModelConfig, Policy
+from unipost.model import init_params, transformer_policy
 from unipost.runs import RunError
-from unipost.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
+from unipost.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    check_vocabulary,
+    load_tokenizer,
+)
 
 
 @dataclass(frozen=True)
 class NewModel:
-    """A model from scratch: sizes, and the characters of its tokenizer."""
+    """A model from scratch: sizes, and its tokenizer: of `characters`, or of bytes."""
 
-    characters: str
+    characters: str | None = None
     hidden_size: int = 64
     intermediate_size: int = 192
     num_hidden_layers: int = 4
@@ -27,6 +37,19 @@ class NewModel:
     num_key_value_heads: int = 2
     head_dim: int = 16
     max_position_embeddings: int = 512
+    tokenizer: Literal["characters", "bytes"] = "characters"
+
+    def __post_init__(self):
+        if self.tokenizer == "characters" and self.characters is None:
+            raise ValueError("characters: missing; write them, or tokenizer: bytes")
+        if self.tokenizer == "bytes" and self.characters is not None:
+            raise ValueError("characters: given with tokenizer: bytes; leave one out")
+
+    def new_tokenizer(self) -> CharTokenizer | ByteTokenizer:
+        """The tokenizer that it is made with."""
+        if self.characters is None:
+            return ByteTokenizer()
+        return CharTokenizer(self.characters)
 
 
 @dataclass(frozen=True)
@@ -35,15 +58,25 @@ class Model:
 
     `config` is None for a model of one's own (`unipost.model.function_policy`): such a
     model is trained as any other, and saved as `final.npz`, a leaf by its path.
+    `folder` is where it was read from.
     """
 
     config: ModelConfig | None
     policy: Policy
     params: Any
     tokenizer: Any
+    folder: str | None = None
 
     def save(self, folder: Path, params: Any) -> None:
-        """Write `params` to `folder`/final, in the Hugging Face layout if it can."""
+        """Write `params` to `folder`/final, in the Hugging Face layout if it can.
+
+        Of an adapted model the adapter alone, in PEFT's layout.
+        """
+        if self.config is not None and isinstance(params, Adapted):
+            from unipost.hf.peft import save_adapter
+
+            save_adapter(folder / "final", self.config, params, self.folder)
+            return
         if self.config is not None:
             save_pretrained(folder / "final", self.config, params, self.tokenizer)
             return
@@ -52,30 +85,57 @@ class Model:
         np.savez(folder / "final.npz", **named)
 
 
-def load_model(model: str | NewModel, seed: int) -> Model:
-    """The model of an experiment: read from its folder, or drawn from `seed`."""
+def load_model(
+    model: str | NewModel,
+    seed: int,
+    lora: LoRA | None = None,
+    compute: Compute | None = None,
+) -> Model:
+    """The model of an experiment: read from its folder, or drawn from `seed`.
+
+    With `lora` its parameters are `Adapted`: an adapter on top of the model.
+    """
     if isinstance(model, str):
         config, params, folder = load_pretrained(model)
         if folder is None:
             raise RunError(f"{model}: holds no tokenizer; save one beside the weights")
         tokenizer: Tokenizer = load_tokenizer(folder)
+        check_vocabulary(tokenizer, config.vocab_size, folder)
     else:
-        tokenizer = CharTokenizer(model.characters)
-        sizes = {k: v for k, v in vars(model).items() if k != "characters"}
+        tokenizer = model.new_tokenizer()
+        names = {"characters", "tokenizer"}
+        sizes = {k: v for k, v in vars(model).items() if k not in names}
         config = ModelConfig(vocab_size=tokenizer.vocab_size, **sizes)
         params = init_params(config, seed)
-    return Model(config, transformer_policy(config), params, tokenizer)
+    if lora is not None:
+        params = open_adapter(lora, config, params, seed)
+    policy = transformer_policy(config, compute)
+    place = model if isinstance(model, str) else None
+    return Model(config, policy, params, tokenizer, place)
 
 
-def load_reference(folder: str | None, model: Model, whole: bool) -> Model:
-    """The frozen reference of `model`: itself, or that of a folder.
+def open_adapter(lora: LoRA, config: ModelConfig, base: Any, seed: int) -> Adapted:
+    """The adapter of a run: read from its folder, or drawn from `seed`."""
+    if lora.path is None:
+        return init_adapter(lora, base, seed, fused(config))
+    from unipost.hf.peft import load_adapter
+
+    return load_adapter(lora.path, config, base, lora)
+
+
+def load_reference(
+    folder: str | None, model: Model, whole: bool, compute: Compute | None = None
+) -> Model:
+    """The frozen reference of `model`: itself without its adapter, or of a folder.
 
     `whole` says that distributions over the vocabulary are compared. Raises RunError
     where its tokens are not the model's: log-probs would be of different things.
     """
     if folder is None:
-        return model
-    reference = load_model(folder, seed=0)
+        frozen, trained = trained_part(model.params)
+        params = trained if frozen is None else frozen
+        return dataclasses.replace(model, params=params)
+    reference = load_model(folder, seed=0, compute=compute)
     sizes = [m.config and m.config.vocab_size for m in (reference, model)]
     if not _same_tokens(reference.tokenizer, model.tokenizer):
         problem = "its tokenizer is not the model's"

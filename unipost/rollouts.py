@@ -6,7 +6,6 @@ SOURCES, at the end, lists every source under its name.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import jax
@@ -18,7 +17,14 @@ from unipost.data import Tokens, batch_indices, encode_rows, read_rows
 from unipost.model import Params
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rows import Demonstration
-from unipost.sampling import Sampling, sample
+from unipost.sampling import (
+    BatchSampler,
+    Engine,
+    Request,
+    Sampler,
+    Sampling,
+    as_samples,
+)
 from unipost.sources import (
     Demonstrations,
     Experience,
@@ -41,22 +47,6 @@ def _key(seed: int, purpose: int, step: int) -> jax.Array:
     # purposes keep the draws of one step apart: 1 responses, 3 shuffled rewards
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     return jax.random.fold_in(key, step)
-
-
-@partial(jax.jit, static_argnums=(0, 6, 7, 8))
-def draw(policy, params, prompt, prompt_mask, key, sampling, group, stop, pad):
-    """`sample` compiled; `sampling` is a pytree whose temperature may change."""
-    return sample(
-        policy,
-        params,
-        prompt,
-        prompt_mask,
-        key,
-        sampling,
-        group=group,
-        stop_tokens=(stop,),
-        pad_token=pad,
-    )
 
 
 def texts(tokenizer: Tokenizer, tokens, mask) -> list[str]:
@@ -83,6 +73,8 @@ class Rollouts(Source):
     reward: Reward = numeric
     demonstrations: int = 0
     rewards: Literal["graded", "shuffled"] = "graded"
+    sampler: Sampler = BatchSampler()
+    stop: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
@@ -116,7 +108,10 @@ class Rollouts(Source):
             self.too_long,
         )
         answers = [questions[i].answer for i in tokens.index]
-        return _Rolled(self, setting, tokens, answers)
+        engine = self.sampler.open(
+            setting.policy, setting.tokenizer, self.sampling, self.prompt_length
+        )
+        return _Rolled(self, setting, tokens, answers, engine)
 
 
 @dataclass(frozen=True)
@@ -125,6 +120,7 @@ class _Rolled:
     setting: Setting
     tokens: Tokens
     answers: list[str]
+    engine: Engine
 
     @property
     def size(self) -> int:
@@ -134,17 +130,7 @@ class _Rolled:
         source, setting = self.source, self.setting
         index = batch_indices(setting.seed, step, source.prompts, self.size)
         own = source.group - source.demonstrations
-        samples = draw(
-            setting.policy,
-            params,
-            self.tokens.prompt[index],
-            self.tokens.prompt_mask[index],
-            _key(setting.seed, 1, step),
-            source.sampling,
-            own,
-            setting.tokenizer.eos_token,
-            setting.tokenizer.pad_token,
-        )
+        samples = self._sample(index, params, step)
         rows, behavior, off = self._rows(index, samples)
         rewards, metrics = self._grade(rows, index, step)
         numbers = {
@@ -159,6 +145,23 @@ class _Rolled:
             off_policy=off,
         )
         return Experience(rows, batch, numbers | metrics)
+
+    def _sample(self, index, params: Params, step: int):
+        """`group` minus `demonstrations` responses per prompt, row p * G + g as id."""
+        source, tokenizer = self.source, self.setting.tokenizer
+        own = source.group - source.demonstrations
+        requests = [
+            Request(
+                tuple(self.tokens.prompt[i][self.tokens.prompt_mask[i]].tolist()),
+                tuple(range(row * own, (row + 1) * own)),
+                source.sampling.max_tokens,
+                (tokenizer.eos_token,),
+                source.stop,
+            )
+            for row, i in enumerate(index)
+        ]
+        drawn = self.engine(params, requests, _key(self.setting.seed, 1, step))
+        return as_samples(drawn, source.sampling.max_tokens, tokenizer.pad_token)
 
     def _rows(self, index, samples):
         """The union group: sampled rows first, then the demonstration, if any."""
@@ -211,6 +214,8 @@ class SampledPreferences(Source):
     sampling: Sampling
     reward: Reward = numeric
     limit: int | None = None
+    sampler: Sampler = BatchSampler()
+    stop: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
@@ -233,6 +238,8 @@ class SampledPreferences(Source):
             self.sampling,
             self.reward,
             demonstrations=1,
+            sampler=self.sampler,
+            stop=self.stop,
             columns=self.columns,
             too_long=self.too_long,
             on_bad_row=self.on_bad_row,

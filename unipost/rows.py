@@ -194,40 +194,43 @@ def _prompt(name: str, value: Any, chat: Chat) -> Text:
     return chat.prompt(value) if isinstance(value, list) else text_of(name, value)
 
 
-def _answered(name: str, asked: Any, chat: Chat, *answers: Turn) -> list[Text]:
+def _answered(
+    name: str, asked: Any, chat: Chat, *answers: Turn
+) -> tuple[Text, list[Text]]:
     """The prompt and the answers to it, by the chat template if it is messages."""
     if isinstance(asked, list):
-        prompt, responses = chat.answers(asked, answers)
-        return [prompt, *responses]
-    return [text_of(name, asked), *(turn["content"] for turn in answers)]
+        return chat.answers(asked, answers)
+    return text_of(name, asked), [turn["content"] for turn in answers]
 
 
 def _demonstration(
     values: dict[str, Any], chat: Chat, train_on: TrainOn = "last"
-) -> list[Text]:
+) -> tuple[Text, Text]:
     if "messages" in values:
         return _conversation(values["messages"], chat, train_on)
     (question, asked), (name, said) = values.items()
     before, answer = answer_of(name, said)
     if before:
         raise DataError(f"'{name}' holds {len(before) + 1} turns; expected one")
-    return _answered(question, asked, chat, answer)
+    prompt, (response,) = _answered(question, asked, chat, answer)
+    return prompt, response
 
 
-def _conversation(turns: Any, chat: Chat, train_on: TrainOn) -> list[Text]:
+def _conversation(turns: Any, chat: Chat, train_on: TrainOn) -> tuple[Text, Text]:
     if not isinstance(turns, list):
         raise DataError("'messages' is text; expected a list of messages")
     if train_on == "assistant":
         if not any(turn["role"] == "assistant" for turn in turns):
             raise DataError("'messages' holds no turn of 'assistant'")
-        return [*chat.marked(turns)]
+        return chat.marked(turns)
     before, answer = answer_of("messages", turns)
     if not before:
         raise DataError("'messages' holds no turn before the response")
-    return _answered("messages", before, chat, answer)
+    prompt, (response,) = chat.answers(before, [answer])
+    return prompt, response
 
 
-def _preference(values: dict[str, Any], chat: Chat) -> list[Text]:
+def _preference(values: dict[str, Any], chat: Chat) -> tuple[Text, Text, Text]:
     before, chosen = answer_of("chosen", values["chosen"])
     other, rejected = answer_of("rejected", values["rejected"])
     if before != other:
@@ -238,7 +241,9 @@ def _preference(values: dict[str, Any], chat: Chat) -> list[Text]:
             "'prompt' is missing, and 'chosen' does not hold it either; write a column "
             "prompt, or chosen and rejected as messages from the first turn on"
         )
-    return _answered("prompt", before or values["prompt"], chat, chosen, rejected)
+    asked = before or values["prompt"]
+    prompt, (good, bad) = _answered("prompt", asked, chat, chosen, rejected)
+    return prompt, good, bad
 
 
 def _question(values: dict[str, Any], chat: Chat) -> tuple[Text, str, str | None]:

@@ -7,6 +7,7 @@ is a pure function of (parameters, step): a resumed run needs no other state.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.batch import Batch
+from unipost.chat import TrainOn
 from unipost.data import Tokens, batch_indices, encode_rows, read_rows
 from unipost.model import Params, Policy
 from unipost.rows import Kind
@@ -23,6 +25,8 @@ from unipost.update import Rows
 
 TooLong = Literal["raise", "drop", "truncate"]
 OnBadRow = Literal["raise", "skip"]
+Varies = Literal["never", "seed", "step"]
+VARIES: tuple[Varies, ...] = ("never", "seed", "step")
 
 
 FIELDS: dict[str, frozenset[str]] = {
@@ -87,6 +91,11 @@ class Source(ABC):
         """The fields of `Batch` that it fills; a source of one's own may fill more."""
         return FIELDS[self.gives]
 
+    @property
+    def varies(self) -> Varies:
+        """With what its rows change beside the files; their order does not matter."""
+        return "never"
+
     @abstractmethod
     def open(self, setting: Setting) -> Stream:
         """Read and tokenise the file. Raises DataError naming file, line, reason."""
@@ -96,7 +105,8 @@ class Source(ABC):
 class Fixed:
     """A stream over rows that do not depend on the parameters.
 
-    `rewards` [N] are those of the lines, None where a line has none.
+    `rewards` [N] are those of the lines, None where a line has none. `streams` [N, T]
+    are log-probs of the lines by their field of `Batch`, where they are known.
     """
 
     tokens: Tokens
@@ -104,6 +114,7 @@ class Fixed:
     group: int
     seed: int
     rewards: np.ndarray | None = None
+    streams: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -113,9 +124,12 @@ class Fixed:
         index = batch_indices(self.seed, step, self.prompts, self.size)
         lines = index[:, None] * self.group + np.arange(self.group)
         rows = Rows(*(jnp.asarray(x[lines]) for x in self.tokens[:4]))
-        rewards = self.rewards
+        rewards, trained = self.rewards, self.tokens.trained
         given = None if rewards is None else jnp.asarray(rewards[lines], jnp.float32)
-        return Experience(rows, Batch(mask=rows.response_mask, rewards=given), {})
+        # all of the response is context, only what is trained on counts
+        mask = rows.response_mask if trained is None else jnp.asarray(trained[lines])
+        streams = {k: jnp.asarray(x[lines]) for k, x in self.streams.items()}
+        return Experience(rows, Batch(mask=mask, rewards=given, **streams), {})
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,9 @@ class Demonstrations(Source):
 
     prompts is the batch; prompt_length and response_length are in tokens, the end
     token included. `columns` renames the file's columns, {completion: text}.
+    `train_on` assistant trains on every turn of the assistant in a column messages, by
+    the {% generation %} marks of the chat template: the response is then all from the
+    first of these turns on, the turns of others in it being context alone.
     """
 
     path: str
@@ -133,13 +150,14 @@ class Demonstrations(Source):
     columns: dict[str, str] = field(default_factory=dict)
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
+    train_on: TrainOn = "last"
 
     @property
     def gives(self) -> str:
         return "demonstrations"
 
     def open(self, setting: Setting) -> Stream:
-        return _open_fixed(self, "demonstrations", 1, setting)
+        return _open_fixed(self, "demonstrations", 1, setting, self.train_on)
 
 
 @dataclass(frozen=True)
@@ -200,10 +218,11 @@ def _open_fixed(
     kind: Kind,
     group: int,
     setting: Setting,
+    train_on: TrainOn = "last",
 ) -> Fixed:
     tokenizer = setting.tokenizer
     rows = read_rows(
-        source.path, kind, source.columns, source.on_bad_row, tokenizer
+        source.path, kind, source.columns, source.on_bad_row, tokenizer, train_on
     ).rows
     lengths = source.prompt_length, source.response_length
     tokens = encode_rows(tokenizer, rows, *lengths, source.too_long)
@@ -248,12 +267,18 @@ class Mixture(Source):
     def fields(self) -> frozenset[str]:
         return frozenset.intersection(*(part.fields for part in self.parts))
 
+    @property
+    def varies(self) -> Varies:
+        return max((part.varies for part in self.parts), key=VARIES.index)
+
     def open(self, setting: Setting) -> Stream:
-        return _Mixed(tuple(part.open(setting) for part in self.parts))
+        return Mixed(tuple(part.open(setting) for part in self.parts))
 
 
 @dataclass(frozen=True)
-class _Mixed:
+class Mixed:
+    """The streams of a mixture side by side."""
+
     streams: tuple[Stream, ...]
 
     @property

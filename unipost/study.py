@@ -31,7 +31,7 @@ from unipost.runs import RunError, open_folder, write_atomic
 from unipost.sources import Setting, Source
 from unipost.train import Experiment, Model, load_model, train
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
-from unipost.update import Rows, annotate, with_present, with_streams
+from unipost.update import annotate, with_present, with_streams
 
 # probability bins of the gradient-coefficient figure, log-spaced from 0.001 to 1
 EDGES = np.logspace(-3, 0, 13)
@@ -267,11 +267,11 @@ def _coefficients(experiment: Experiment, model: Model, params: Any):
         values = gradient_coefficient(objective, logps, batch)
     except ValueError:  # the gradient is not one number per token
         return None
-    return _binned(logps, values, rows, batch)
+    return _binned(logps, values, batch)
 
 
-def _binned(logps, values, rows: Rows, batch: Batch) -> dict[str, list]:
-    kept = np.asarray(rows.response_mask)
+def _binned(logps, values, batch: Batch) -> dict[str, list]:
+    kept = np.asarray(batch.mask) > 0
     p = np.exp(np.asarray(logps))[kept]
     # a preference or an advantage pushes both ways: its size is what is compared
     size = np.asarray(jnp.abs(values))[kept]

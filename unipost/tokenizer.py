@@ -82,9 +82,7 @@ def _theirs(folder: Path) -> PretrainedTokenizer:
         ) from error
 
 
-def check_vocabulary(
-    tokenizer: Tokenizer, vocab_size: int, folder: str | Path
-) -> None:
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, folder: str | Path) -> None:
     """Refuse a tokenizer with ids beyond an embedding of `vocab_size` rows.
 
     A tokenizer may have fewer: embeddings are often padded. Raises ValueError, one

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unipost.adapters import LoRA, trained_part, with_trained
 from unipost.checkpoint import Checkpoints, Store
 from unipost.choices import REGISTRIES
 from unipost.config import CHOICES, dump_tree, to_tree
@@ -23,6 +24,7 @@ from unipost.loading import Model as Model
 from unipost.loading import NewModel as NewModel
 from unipost.loading import load_model as load_model
 from unipost.loading import load_reference
+from unipost.model import Compute
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
 from unipost.runs import JsonLines, RunError, environment, open_folder, write_atomic
@@ -44,7 +46,9 @@ class Experiment:
     minibatches   optimiser steps per pass, each on its share of the prompts
     microbatches  pieces a step's batch is computed in; changes no number
     reference     folder of the frozen reference, the teacher of a distillation; None:
-                  the model as it starts
+                  the model as it starts, without its adapter
+    lora          low-rank adapter that is trained in place of the model
+    compute       dtype of products, what is recomputed, which attention
     """
 
     model: str | NewModel
@@ -59,6 +63,8 @@ class Experiment:
     evaluation: Evaluation | None = None
     checkpoints: Checkpoints | None = None
     reference: str | None = None
+    lora: LoRA | None = None
+    compute: Compute = Compute()
 
     def __post_init__(self):
         for name in ("steps", "inner_epochs", "minibatches", "microbatches"):
@@ -113,12 +119,15 @@ def train(
     checkpoint on. Raises RunError when the folder holds another run, or the loss is
     not finite (the checkpoints before stay whole).
     """
-    model = model or load_model(experiment.model, experiment.seed)
+    model = model or load_model(
+        experiment.model, experiment.seed, experiment.lora, experiment.compute
+    )
     open_folder(folder, dump_tree(to_tree(experiment)))
     _record(experiment, folder)
     setting = Setting(model.policy, model.params, model.tokenizer, experiment.seed)
     whole = "reference_vocab" in experiment.objective.needs
-    reference = load_reference(experiment.reference, model, whole)
+    compute = experiment.compute
+    reference = load_reference(experiment.reference, model, whole, compute)
     loop = _Loop(experiment, folder, model, reference, experiment.data.open(setting))
     started = time.perf_counter()
     if experiment.checkpoints is None:
@@ -211,7 +220,7 @@ class _Loop:
                 if now == steps or self._saves(now) or self._evaluates(now):
                     numbers.flush()
                 if evaluator is not None and self._evaluates(now):
-                    report = evaluator(state.params, self.experiment.objective)
+                    report = evaluator(self._whole(state), self.experiment.objective)
                     evaluations.write({"step": now} | report.numbers())
                 # after the lines of this step: a kill in between repeats it whole
                 if store is not None and self._saves(now):
@@ -221,11 +230,19 @@ class _Loop:
                 display.update(now, numbers.shown, tokens)
         for file in files:
             file.close()
-        return state.params
+        return self._whole(state)
+
+    def _whole(self, state: State) -> Any:
+        """The parameters of the policy: those trained on top of those frozen."""
+        return with_trained(self._frozen, state.params)
+
+    @property
+    def _frozen(self) -> Any:
+        return trained_part(self.model.params)[0]
 
     def _start(self, store: Store | None) -> tuple[int, State]:
         # a copy: the step donates its state, the reference must outlive it
-        params = jax.tree.map(jnp.array, self.model.params)
+        params = jax.tree.map(jnp.array, trained_part(self.model.params)[1])
         inner = self.experiment.optimizer.init(params)
         state = State(params, inner, jnp.zeros((), jnp.int32))
         if store is None or store.latest is None:
@@ -261,21 +278,22 @@ class _Loop:
         """((rows, batch, signal), numbers to report) of a step, before its updates."""
         experiment, policy = self.experiment, self.model.policy
         objective, pieces = experiment.objective, experiment.minibatches
-        rows, batch, reported = self.stream.batch(step, state.params)
+        params, cuts = self._whole(state), pieces * experiment.microbatches
+        rows, batch, reported = self.stream.batch(step, params)
         batch = with_streams(
             objective,
             policy,
             rows,
             batch,
-            state.params,
+            params,
             self.reference.params,
             reference_policy=self.reference.policy,
+            microbatches=cuts,
             minibatches=pieces,
         )
         if pieces * experiment.inner_epochs == 1:  # the update takes the signal itself
             return (rows, batch, None), reported
-        cuts = pieces * experiment.microbatches, pieces
-        signal = advantage(policy, objective, state.params, rows, batch, *cuts)
+        signal = advantage(policy, objective, params, rows, batch, cuts, pieces)
         return (rows, batch, signal), reported
 
     def _step(self, state: State, step: int):
@@ -301,6 +319,7 @@ class _Loop:
                 experiment.microbatches,
                 total,
                 part[2],
+                self._frozen,
             )
             parts.append(metrics)
         mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unipost.adapters import with_trained
 from unipost.batch import Batch, Streams
 from unipost.levels import given
 from unipost.model import Params, Policy
@@ -36,7 +37,10 @@ class Rows(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that a step changes; with the config and the seed, the whole run."""
+    """Everything that a step changes; with the config and the seed, the whole run.
+
+    `params` are those that are trained: all of a model's, or its adapter's.
+    """
 
     params: Params
     optimizer: Any
@@ -52,10 +56,21 @@ def streams_of(policy: Policy, params: Params, rows: Rows, extras=()) -> Streams
     return Streams(whole.logps, **{x: getattr(whole, x) for x in EXTRAS})
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def annotate(policy: Policy, params: Params, rows: Rows, extras: tuple[str, ...] = ()):
-    """`streams_of` compiled, for streams that are data: old and reference."""
-    return streams_of(policy, params, rows, extras)
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def annotate(
+    policy: Policy,
+    params: Params,
+    rows: Rows,
+    extras: tuple[str, ...] = (),
+    microbatches: int = 1,
+) -> Streams:
+    """`streams_of` compiled, for streams that are data: old and reference.
+
+    In `microbatches` pieces of P, so that it needs no more memory than an update.
+    """
+    return _in_pieces(
+        lambda piece: streams_of(policy, params, piece, extras), rows, microbatches
+    )
 
 
 def mismatched_rows(rows: Rows, minibatches: int = 1) -> Rows:
@@ -80,18 +95,20 @@ def with_streams(
     reference: Params | None,
     *,
     reference_policy: Policy | None = None,
+    microbatches: int = 1,
     minibatches: int = 1,
 ) -> Batch:
     """`batch` with the old and reference streams that the objective reads, no others.
 
     `old` are the parameters before the inner updates; `reference_policy` is the policy
-    of `reference` where it is not `policy`. Mismatched pairs are made within each of
-    `minibatches`. Raises ValueError where a reference is needed and none is given.
+    of `reference` where it is not `policy`. They are computed in `microbatches` pieces
+    of the batch. Mismatched pairs are made within each of `minibatches`. Raises
+    ValueError where a reference is needed and none is given.
     """
     needs = objective.needs
     if "old_collision" in needs or ("old" in needs and batch.old is None):
         extras = ("collision",) if "old_collision" in needs else ()
-        streams = annotate(policy, old, rows, extras)
+        streams = annotate(policy, old, rows, extras, microbatches)
         batch = dataclasses.replace(
             batch, old=streams.policy, old_collision=streams.collision
         )
@@ -102,7 +119,7 @@ def with_streams(
     judge = policy if reference_policy is None else reference_policy
     if needs & (REFERENCE - {"mismatched"}):
         extras = [x for x in ("lse", "vocab") if f"reference_{x}" in needs]
-        streams = annotate(judge, reference, rows, tuple(extras))
+        streams = annotate(judge, reference, rows, tuple(extras), microbatches)
         batch = dataclasses.replace(
             batch,
             reference=streams.policy,
@@ -110,7 +127,8 @@ def with_streams(
             reference_vocab=streams.vocab,
         )
     if "mismatched" in needs and batch.mismatched is None:
-        streams = annotate(judge, reference, mismatched_rows(rows, minibatches))
+        others = mismatched_rows(rows, minibatches)
+        streams = annotate(judge, reference, others, (), microbatches)
         total = streams.policy.sum(-1)
         batch = dataclasses.replace(batch, mismatched_reference=total)
     return batch
@@ -172,16 +190,19 @@ def loss_and_grad(
     rows: Rows,
     prepared: Any,
     microbatches: int = 1,
+    frozen: Any = None,
 ):
     """((loss, metrics), gradient) of a prepared batch in `microbatches` pieces of P.
 
     The pieces add up to the whole: the normalisers are inside `prepared`, which is
-    what `objective.prepare` gives.
+    what `objective.prepare` gives. The gradient is with respect to `params`, which
+    stand on top of `frozen` where it is given (`unipost.adapters`).
     """
     extras = [x for x in EXTRAS if x in objective.needs]
 
     def loss(params, rows, prepared):
-        return objective.loss(streams_of(policy, params, rows, extras), prepared)
+        streams = streams_of(policy, with_trained(frozen, params), rows, extras)
+        return objective.loss(streams, prepared)
 
     step = jax.value_and_grad(loss, has_aux=True)
     if microbatches == 1:
@@ -228,17 +249,20 @@ def update(
     microbatches: int,
     steps: Array,
     signal: Any = None,
+    frozen: Any = None,
 ):
     """One optimiser step on one logical batch: (new state, metrics as scalars).
 
     `state` is donated. `steps` is the length of the schedule. `signal` is given when
     `batch` is a minibatch (see `advantage`); what the policy says at present, and what
     is made of that (reference points, quantiles), is of the minibatch and this update.
+    `frozen` are parameters that the state's stand on.
     """
-    batch = with_present(policy, objective, state.params, rows, batch, microbatches)
+    params = with_trained(frozen, state.params)
+    batch = with_present(policy, objective, params, rows, batch, microbatches)
     prepared = objective.prepare(batch, signal)
     (_, metrics), grads = loss_and_grad(
-        policy, objective, state.params, rows, prepared, microbatches
+        policy, objective, state.params, rows, prepared, microbatches, frozen
     )
     params, inner, numbers = optimizer.update(
         grads, state.optimizer, state.params, state.step, steps

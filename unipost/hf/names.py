@@ -184,3 +184,24 @@ def tensor_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of the checkpoint, by name, in the order of `pieces`."""
     return {piece.tensor: piece.shape for piece in pieces(config, stored)}
+
+
+def fused(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
+    """Groups of projections that the checkpoint stores as one matrix."""
+    return tuple(FUSED.get(config.family, {}).values())
+
+
+def linear_modules(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Linear modules of a layer, by name, and the projections that each holds.
+
+    Those that PEFT knows: experts and their router are not among them.
+    """
+    sizes = block_shapes(config)
+    whole = FUSED.get(config.family, {})
+    parts = {part for group in whole.values() for part in group}
+    alone = {
+        module: (part,)
+        for part, module in MODULES.items()
+        if part not in parts and len(sizes.get((part, "kernel"), ())) == 2
+    }
+    return alone | whole

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,15 @@ BLOCKS = 16
 
 @dataclass(frozen=True)
 class Rule:
-    """What is static about one layer's attention: scale, window, softcap."""
+    """What is static about one layer's attention: scale, window, softcap.
+
+    aligned: every row is known to hold one text, which starts at column 0.
+    """
 
     scale: float
     window: int | None = None
     softcap: float | None = None
+    aligned: bool = False
 
 
 Attend = Callable[[Array, Array, Array, Array, Rule], Array]
@@ -105,25 +109,38 @@ def blocks(
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
 
 
-def fused(
-    query: Array,
-    key: Array,
-    value: Array,
-    segments: Array,
-    rule: Rule,
-    *,
-    implementation: str,
-) -> Array:
-    """`jax.nn.dot_product_attention`: "xla", or "cudnn" in 16 bits on a GPU."""
-    _no_softcap(implementation, rule)
-    allowed = visible(segments, rule.window)[:, None]
+def xla(query: Array, key: Array, value: Array, segments: Array, rule: Rule) -> Array:
+    """`jax.nn.dot_product_attention` as XLA compiles it; its softmax is float32."""
+    _no_softcap("xla", rule)
     mixed = jax.nn.dot_product_attention(
         query,
         key,
         value,
-        mask=allowed,
+        mask=visible(segments, rule.window)[:, None],
         scale=rule.scale,
-        implementation=implementation,  # pyright: ignore
+        implementation="xla",
+    )
+    return mixed.reshape(*query.shape[:2], -1)
+
+
+def cudnn(
+    query: Array, key: Array, value: Array, segments: Array, rule: Rule
+) -> Array:
+    """cuDNN's flash kernel through `jax.nn.dot_product_attention`, in 16 bits.
+
+    Aligned rows are described by their lengths, others by a mask [N 1 S S].
+    """
+    _no_softcap("cudnn", rule)
+    given: dict[str, Any] = {"mask": visible(segments, rule.window)[:, None]}
+    if rule.aligned:
+        # a text of length 0 has no softmax: let it read column 0
+        lengths = jnp.maximum((segments > 0).sum(1), 1).astype(jnp.int32)
+        given = dict.fromkeys(("query_seq_lengths", "key_value_seq_lengths"), lengths)
+        given["is_causal"] = True
+        if rule.window is not None:
+            given["local_window_size"] = (rule.window - 1, 0)
+    mixed = jax.nn.dot_product_attention(
+        query, key, value, scale=rule.scale, implementation="cudnn", **given
     )
     return mixed.reshape(*query.shape[:2], -1)
 
@@ -177,18 +194,19 @@ def _no_softcap(implementation: str, rule: Rule) -> None:
 ATTENTION: dict[str, Attend] = {
     "einsum": einsum,
     "blocks": blocks,
-    "xla": partial(fused, implementation="xla"),
-    "cudnn": partial(fused, implementation="cudnn"),
+    "xla": xla,
+    "cudnn": cudnn,
     "splash": splash,
 }
 
 
-def choose(name: str, query: Array, rule: Rule) -> Attend:
+def choose(name: str, query: Any, rule: Rule) -> Attend:
     """The implementation called `name`; "auto": what suits the platform and shapes.
 
     GPU: cudnn for 16-bit heads of a multiple of 8 up to 128 without softcap, else
     einsum. TPU: splash for texts and heads in multiples of 128, else einsum. CPU:
-    blocks. The platform is that of the default device.
+    blocks. The platform is that of the default device; of `query` [N S H E] shape and
+    dtype count.
     """
     if name != "auto":
         return ATTENTION[name]

@@ -182,11 +182,11 @@ class Transformer:
                 "shorten prompt or response, or raise it in ModelConfig"
             )
 
-    def rule(self, window: int | None) -> Rule:
+    def rule(self, window: int | None, aligned: bool = False) -> Rule:
         """The attention of a layer with this window."""
         config = self.config
         scale = config.attention_scale or config.head_dim**-0.5
-        return Rule(scale, window, config.attention_softcap)
+        return Rule(scale, window, config.attention_softcap, aligned)
 
     def turns(self, kinds: Kinds, positions: Array, dtype: Any) -> Array:
         """Angles [rotations 2 N S 1 E/2] of every kind of rotation."""
@@ -196,9 +196,12 @@ class Transformer:
         )
 
     def run(
-        self, params: Params, tokens: Array, segments: Array
+        self, params: Params, tokens: Array, segments: Array, aligned: bool = False
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Final hidden states [N S D], and keys and values [layers N S K E]."""
+        """Final hidden states [N S D], and keys and values [layers N S K E].
+
+        aligned: every row holds one text, which starts at column 0.
+        """
         config, kinds = self.config, Kinds(self.config)
         params, dtype = attach(params), self.dtype(attach(params))
         self.check_length(tokens.shape[1])
@@ -207,7 +210,7 @@ class Transformer:
         turns = self.turns(kinds, positions, dtype)
 
         def mixed(window: int | None, query: Array, key: Array, value: Array) -> Array:
-            rule = self.rule(window)
+            rule = self.rule(window, aligned)
             attend = choose(self.compute.attention, query, rule)
             return attend(query, key, value, ids, rule)
 
@@ -272,7 +275,23 @@ class Transformer:
 
     def hidden(self, params: Params, tokens: Array, segments: Array) -> Array:
         """`Policy.hidden`."""
+        heads = *tokens.shape, self.config.num_attention_heads, self.config.head_dim
+        query = jax.ShapeDtypeStruct(heads, self.dtype(attach(params)))
+        flash = choose(self.compute.attention, query, self.rule(None))
+        if flash is ATTENTION["cudnn"] and segments.dtype == jnp.bool_:
+            return self.aligned_hidden(params, tokens, segments)
         return self.run(params, tokens, segments)[0]
+
+    def aligned_hidden(self, params: Params, tokens: Array, mask: Array) -> Array:
+        """`hidden` of rows turned so that each text starts at column 0, turned back.
+
+        A flash kernel then needs lengths only, not a mask of S x S.
+        """
+        column, first = jnp.arange(mask.shape[1]), jnp.argmax(mask, 1)[:, None]
+        there, back = (column + first) % len(column), (column - first) % len(column)
+        turned = (jnp.take_along_axis(x, there, 1) for x in (tokens, mask))
+        x = self.run(params, *turned, aligned=True)[0]
+        return jnp.take_along_axis(x, back[..., None], 1)
 
     def head(self, params: Params, hidden: Array) -> Array:
         """`Policy.head`."""

@@ -18,7 +18,6 @@ from unipost.sampling.distribution import Sampling, draw
 from unipost.sampling.protocol import (
     Completion,
     Engine,
-    Request,
     check_requests,
     completing_token,
 )
@@ -111,7 +110,7 @@ compiled_sample = partial(
 """`sample` compiled; `sampling` is a pytree whose temperature may change."""
 
 
-def row_keys(key: Array, ids: Array) -> Array:
+def row_keys(key: Array, ids: Array | np.ndarray) -> Array:
     """fold_in(key, id) of every row [N]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
@@ -125,6 +124,23 @@ def check(prompt: Array, prompt_mask: Array, group: int) -> None:
         )
     if group < 1:
         raise ValueError(f"sample: group is {group}; give an integer >= 1")
+
+
+def as_samples(
+    completions: Sequence[Sequence[Completion]], length: int, pad_token: int
+) -> Samples:
+    """Completions of P requests, G each, as arrays [P G T] with T = `length`."""
+    shape = len(completions), len(completions[0])
+    drawn = [one for some in completions for one in some]
+    tokens = np.full((len(drawn), length), pad_token, np.int32)
+    logps = np.zeros((len(drawn), length), drawn[0].logps.dtype)
+    counts = np.array([len(one.tokens) for one in drawn])
+    for row, one in enumerate(drawn):
+        tokens[row, : counts[row]], logps[row, : counts[row]] = one[:2]
+    mask = np.arange(length) < counts[:, None]
+    finished = np.array([one.finish == "stop" for one in drawn])
+    whole = tokens, mask, logps, finished
+    return Samples(*(jnp.asarray(x.reshape(*shape, *x.shape[1:])) for x in whole))
 
 
 def left_padded(

@@ -14,7 +14,7 @@ from unipost.policy import Array, Params, Policy
 from unipost.sampling.answers import completions
 from unipost.sampling.batch import row_keys
 from unipost.sampling.distribution import Sampling
-from unipost.sampling.http import Endpoint
+from unipost.sampling.endpoint import Endpoint
 from unipost.sampling.protocol import Completion, Engine, Request, check_requests
 from unipost.tokenizer import Tokenizer
 

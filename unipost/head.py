@@ -1,0 +1,211 @@
+"""Per-token numbers of softmax(logits), in chunks of columns that bound the memory.
+
+Letters: N rows, T columns, D hidden size, V vocabulary. With z the logits of one
+position, y its token and p = softmax(z):
+
+    lse = log sum_v exp z_v     logps = z_y - lse     entropy H = -sum_v p_v log p_v
+    collision C = log sum_v p_v^2
+
+    d lse = sum_v p_v dz_v                   d logps = dz_y - d lse
+    d H = -sum_v p_v (log p_v + H) dz_v      d C = 2 sum_v (p_v^2 / e^C - p_v) dz_v
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from unipost.policy import Array, Params, Policy, widen
+
+EXTRAS = ("entropy", "lse", "vocab", "collision")
+LOGITS_BYTES = 2**29
+"""Logits of one chunk on one device, 512 MiB: 882 tokens of a vocabulary of 152k."""
+
+# Kept for the backward pass, [N T] each; all that is [N T V] is computed again.
+SAVED = "moments"
+checkpoint = partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.save_only_these_names(SAVED),
+    prevent_cse=False,
+)
+
+
+class Scores(NamedTuple):
+    """What scoring returns; every field is 0 at masked response positions.
+
+    logps [N T]: log pi(y_t | x, y_<t).
+    entropy [N T]: -sum_v pi(v) log pi(v), in nats, at the same positions.
+    lse [N T]: log sum_v exp(logit_v), the normaliser.
+    vocab [N T V]: log pi(v) for the whole vocabulary.
+    collision [N T]: log sum_v pi(v)^2, <= 0.
+    """
+
+    logps: Array
+    entropy: Array | None = None
+    lse: Array | None = None
+    vocab: Array | None = None
+    collision: Array | None = None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def moments(names: tuple[str, ...], logits: Array, targets: Array) -> dict[str, Array]:
+    """`names` out of logps, lse, entropy, collision: logits [... V], targets [...].
+
+    Forward and reverse mode read the logits and numbers of shape [...], nothing else.
+    A logit of -inf has probability 0 and slope 0.
+    """
+    top = jnp.max(logits, -1)
+    # a row that forbids every token has no log-probs: NaN there, not in the others
+    lse = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), -1))
+    found = {"lse": lse}
+    if "logps" in names:
+        chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+        found["logps"] = chosen - lse
+    if "entropy" in names:
+        log_p = _finite_log_p(logits, lse)
+        found["entropy"] = -jnp.sum(jnp.exp(logits - lse[..., None]) * log_p, -1)
+    if "collision" in names:
+        # of log p, not of the logits: their size would cost digits
+        square = jnp.exp(2.0 * (logits - lse[..., None]))
+        found["collision"] = jnp.log(jnp.sum(square, -1))
+    return {name: found[name] for name in names}
+
+
+@moments.defjvp
+def _moments_jvp(names: tuple[str, ...], primals, tangents):
+    (logits, targets), change = primals, tangents[0]
+    found = moments((*{*names, "lse"},), logits, targets)
+    found = {k: checkpoint_name(x, SAVED) for k, x in found.items()}
+    p = jnp.exp(logits - found["lse"][..., None])
+
+    def slope(name: str) -> Array:
+        if name == "lse":
+            return p
+        if name == "logps":
+            tokens = jax.lax.broadcasted_iota(targets.dtype, p.shape, p.ndim - 1)
+            return (tokens == targets[..., None]) - p
+        value = found[name][..., None]
+        if name == "entropy":
+            return -p * (_finite_log_p(logits, found["lse"]) + value)
+        return 2.0 * p * (p * jnp.exp(-value) - 1.0)
+
+    return {name: found[name] for name in names}, {
+        name: jnp.sum(slope(name) * change, -1) for name in names
+    }
+
+
+def _finite_log_p(logits: Array, lse: Array) -> Array:
+    """log p, and 0 where p is 0: p log p -> 0 as p -> 0."""
+    return jnp.where(logits > -jnp.inf, logits - lse[..., None], 0.0)
+
+
+def read(logits: Array, targets: Array, mask: Array, extras: Collection[str]) -> Scores:
+    """Scores of `targets` [N T] under logits [N T V], 0 where `mask` is False.
+
+    Logits below float32 are widened. Masked positions pass no gradient, whatever their
+    logits and targets hold.
+    """
+    logits = jnp.where(mask[..., None], widen(logits), 0.0)
+    names = {"logps", *extras} - {"vocab"}
+    if "vocab" in extras:
+        names.add("lse")
+    found = moments(tuple(sorted(names)), logits, jnp.where(mask, targets, 0))
+    fields = {x: jnp.where(mask, found[x], 0.0) for x in {*extras, "logps"} & names}
+    if "vocab" in extras:
+        log_p = logits - found["lse"][..., None]
+        fields["vocab"] = jnp.where(mask[..., None], log_p, 0.0)
+    return Scores(**fields)
+
+
+def chunk_columns(
+    rows: int, columns: int, hidden: int, vocab: int, itemsize: int, devices: int = 1
+) -> int:
+    """How many of `columns` to form logits for at once, on `devices` together.
+
+    A chunk holds LOGITS_BYTES of logits per device, at least one column. Chunks save
+    the logits and their gradient, 2 (tokens - chunk) V numbers per device; the loop
+    holds the head's gradient, D V numbers, and a gathered head in half precision.
+    Where that is more, the answer is `columns`: no loop.
+    """
+    column = rows * vocab * itemsize / devices
+    chunk = max(1, int(LOGITS_BYTES / column))
+    saved = 2 * (columns - chunk) * rows / devices
+    if saved <= 1.5 * hidden:
+        return columns
+    # equal pieces: a short last one would be filled up
+    pieces = -(-columns // chunk)
+    return -(-columns // pieces)
+
+
+def default_chunk(
+    policy: Policy, params: Params, hidden: Array, extras: Collection[str]
+) -> int:
+    """`chunk_columns` of hidden states [N T D] on the devices of the mesh, if one is set.
+
+    With "vocab" the logits are a result: chunks could save nothing.
+    """
+    rows, columns, size = hidden.shape
+    if "vocab" in extras:
+        return columns
+    logits = jax.eval_shape(policy.head, params, hidden)
+    mesh = jax.sharding.get_abstract_mesh()
+    return chunk_columns(
+        rows,
+        columns,
+        size,
+        logits.shape[-1],
+        logits.dtype.itemsize,
+        1 if mesh.empty else mesh.size,
+    )
+
+
+def scores_of(
+    policy: Policy,
+    params: Params,
+    hidden: Array,
+    targets: Array,
+    mask: Array,
+    extras: Collection[str],
+    chunk: int | None = None,
+) -> Scores:
+    """Scores [N T] of `targets` [N T] from hidden states [N T D].
+
+    `chunk` columns go through the head at once, and again in the backward pass; None
+    chooses (`default_chunk`). The chunks are of columns, so that rows on several
+    devices stay where they are, and of all rows: a batch of so many rows that one
+    column is too large has to be cut into microbatches.
+    """
+    columns = targets.shape[1]
+    chunk = default_chunk(policy, params, hidden, extras) if chunk is None else chunk
+    if chunk >= columns:
+        logits = policy.head(params, hidden)
+        return checkpoint(partial(read, extras=tuple(extras)))(logits, targets, mask)
+
+    @checkpoint
+    def piece(hidden: Array, targets: Array, mask: Array) -> Scores:
+        return read(policy.head(params, hidden), targets, mask, extras)
+
+    return _by_columns(piece, chunk, hidden, targets, mask)
+
+
+def _by_columns(function: Callable[..., Any], chunk: int, *arrays: Array) -> Any:
+    """`function` of `chunk` columns (axis 1) of the arrays after the other, joined."""
+    rows, columns = arrays[0].shape[:2]
+    fill = -columns % chunk
+
+    def cut(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, fill)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(rows, -1, chunk, *x.shape[2:]), 1, 0)
+
+    def join(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(rows, -1, *x.shape[3:])[:, :columns]
+
+    pieces = tuple(map(cut, arrays))
+    whole = jax.lax.scan(lambda _, piece: (None, function(*piece)), None, pieces)[1]
+    return jax.tree.map(join, whole)

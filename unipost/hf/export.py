@@ -1,0 +1,181 @@
+"""Parameters to checkpoints in the Hugging Face layout, one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
+
+from unipost.adapters import HEAD, Adapted, merged, terms
+from unipost.hf.config import render_config
+from unipost.hf.files import INDEX, SINGLE, write_file
+from unipost.hf.load import DTYPES
+from unipost.hf.names import Piece, pieces, tensor_shapes
+from unipost.hf.staging import check_target, replaced
+from unipost.model.config import ModelConfig
+from unipost.model.parameters import shapes
+from unipost.tokenizer import SavedTokenizer
+
+Array = jax.Array
+MARKER, GENERATION = "config.json", "generation_config.json"
+
+
+def save_pretrained(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Any,
+    tokenizer: SavedTokenizer | None = None,
+    *,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    limit: float = 5e9,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint that transformers and `load_pretrained` read.
+
+    params      plain, or `Adapted`: then merged, one matrix at a time; `save_adapter`
+                writes an adapter alone
+    dtype       of the stored weights
+    limit       bytes of one file; more weights are several files and an index
+    generation  fields of generation_config.json; without them the ids of `tokenizer`
+
+    The folder appears whole or not at all; an earlier checkpoint there is replaced. On
+    several processes all must call it, and the first writes. Raises ValueError for
+    another dtype, parameters that do not fit `config`, and a folder that holds other
+    things; OSError, in one line, where the disk is full.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"save_pretrained: dtype {dtype!r} unknown; give {' or '.join(DTYPES)}"
+        )
+    folder = Path(folder)
+    check_target(folder, MARKER)
+    _check_params(config, params)
+    ends = _ends(tokenizer)
+    texts = {
+        MARKER: {**render_config(config, dtype), **ends},
+        GENERATION: ends if generation is None else dict(generation),
+    }
+    tensors = named_tensors(config, params, jnp.dtype(dtype))
+    if jax.process_index() == 0:
+        size = sum(map(prod, tensor_shapes(config).values()))
+        with replaced(folder, MARKER, size * jnp.dtype(dtype).itemsize) as new:
+            _write_weights(new, config, tensors, jnp.dtype(dtype), limit)
+            for name, content in texts.items():
+                (new / name).write_text(json.dumps(content, indent=2) + "\n")
+            if tokenizer is not None:
+                tokenizer.save(new)
+    if jax.process_count() > 1:
+        # the others take part in gathering each tensor
+        for _ in tensors:
+            pass
+        multihost_utils.sync_global_devices(f"save_pretrained {folder}")
+
+
+def _ends(tokenizer: SavedTokenizer | None) -> dict[str, int]:
+    """The ids that end and pad texts, as both config files name them."""
+    if tokenizer is None:
+        return {}
+    return {"eos_token_id": tokenizer.eos_token, "pad_token_id": tokenizer.pad_token}
+
+
+def _check_params(config: ModelConfig, params: Any) -> None:
+    """Raises ValueError unless the leaves are those of `config`."""
+    base = params.base if isinstance(params, Adapted) else params
+    found = {path: x.shape for path, x in flatten_dict(dict(base)).items()}
+    if found != shapes(config):
+        raise ValueError(
+            "save_pretrained: params do not have the shapes of config; give the "
+            "config that these parameters were made with"
+        )
+
+
+def _write_weights(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Iterator[tuple[str, np.ndarray]],
+    dtype: np.dtype,
+    limit: float,
+) -> None:
+    """Writes the tensors as they come, into one file, or several and their index."""
+    sizes = tensor_shapes(config)
+    files: list[dict[str, tuple[int, ...]]] = [{}]
+    total, held = 0, 0
+    for name, shape in sizes.items():
+        size = prod(shape) * dtype.itemsize
+        if files[-1] and held + size > limit:
+            files.append({})
+            held = 0
+        files[-1][name] = shape
+        total, held = total + size, held + size
+    count, places = len(files), {}
+    values = (value for _, value in tensors)
+    for i, shapes_of in enumerate(files, 1):
+        file = SINGLE if count == 1 else f"model-{i:05d}-of-{count:05d}.safetensors"
+        write_file(folder / file, shapes_of, dtype, islice(values, len(shapes_of)))
+        places |= dict.fromkeys(shapes_of, file)
+    if count > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def named_tensors(
+    config: ModelConfig, params: Any, dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of the checkpoint with its name, in host memory, one at a time.
+
+    In the order of `tensor_shapes`, each made when it is asked for. Parameters that
+    are `Adapted` are merged.
+    """
+    groups: dict[str, list[Piece]] = {}
+    for piece in pieces(config):
+        groups.setdefault(piece.tensor, []).append(piece)
+    for name, held in groups.items():
+        if len(held) == 1:
+            yield name, _host(params, held[0], dtype)
+            continue
+        tensor = np.empty(held[0].shape, dtype)
+        for piece in held:
+            tensor[piece.at] = _host(params, piece, dtype)
+        yield name, tensor
+
+
+def _host(params: Any, piece: Piece, dtype: np.dtype) -> np.ndarray:
+    """One piece as its tensor holds it, whole even if devices hold parts of it."""
+    base = params.base if isinstance(params, Adapted) else params
+    leaf, low, name = base, {}, piece.path[-2] if len(piece.path) > 1 else ""
+    for part in piece.path:
+        leaf = leaf[part]
+    if isinstance(params, Adapted) and piece.path[-1] == "kernel":
+        low = terms(params).get(name, {})
+    place = np.array(piece.index, np.int32)
+    found = _take(leaf, low, place, piece.transposed, dtype)
+    if not found.is_fully_addressable:
+        return multihost_utils.process_allgather(found, tiled=True)
+    return np.asarray(found)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _take(
+    leaf: Array, low: dict[str, Array], place: Array, transposed: bool, dtype: np.dtype
+) -> Array:
+    """leaf[place], with its low-rank term if there is one, as its tensor holds it."""
+
+    def one(x: Array) -> Array:
+        for i in range(len(place)):
+            x = jax.lax.dynamic_index_in_dim(x, place[i], keepdims=False)
+        return x
+
+    value = one(leaf)
+    if low:
+        value = merged(value, one(low["a"]), one(low["b"]))
+    return (value.T if transposed else value).astype(dtype)
