@@ -120,6 +120,16 @@ def test_a_template_that_does_not_continue_its_prompt_is_refused(tmp_path):
     )
 
 
+def test_a_template_that_writes_nothing_is_refused(tmp_path):
+    tokenizer = load_tokenizer(FOLDER)
+    tokenizer.backend.chat_template = (
+        "{{ messages[1:] | map(attribute='content') | join }}"
+    )
+    path = file_of(tmp_path, {"messages": turns("a", "b")})
+    reason = "the chat template writes nothing for these turns"
+    assert refusal(path, tokenizer) == f"FILE:1: {reason}"
+
+
 def test_a_template_may_refuse_turns(tmp_path):
     system = {"role": "system", "content": "Be brief."}
     good = {"messages": TALK}

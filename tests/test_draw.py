@@ -11,7 +11,7 @@ from unipost.sampling import Sampling, candidates, draw
 from unipost.sampling.distribution import TIE, locate
 
 CUTS = list(itertools.product((None, 5), (None, 0.7), (None, 0.2)))
-WIDTHS = (13, 300)
+WIDTH = 300  # three blocks, the last not full
 
 
 def truncated(logits, temperature, top_k=None, top_p=None, min_p=None):
@@ -54,14 +54,14 @@ def test_every_combination_of_cuts_is_the_oracles(top_k, top_p, min_p, dtype):
     def law_and_draws(logits, keys, sampling):
         return candidates(logits, sampling), draw(logits, keys, sampling)
 
-    for width, temperature in itertools.product(WIDTHS, (0.0, 0.6, 1.0, 1.7)):
-        logits = logits_of(width, dtype)
+    logits = logits_of(WIDTH, dtype)
+    for temperature in (0.0, 0.6, 1.7):
         sampling = Sampling(1, jnp.asarray(temperature, dtype), top_k, top_p, min_p)
-        keys = jax.random.split(jax.random.key(width), len(logits))
+        keys = jax.random.split(jax.random.key(1), len(logits))
         (logps, ids), (tokens, drawn) = law_and_draws(logits, keys, sampling)
         for row, line in enumerate(logits):
             want = truncated(line, temperature, top_k, top_p, min_p)
-            got = np.zeros(width)
+            got = np.zeros(WIDTH)
             got[np.asarray(ids[row])] = np.exp(logps[row])
             np.testing.assert_allclose(got, want, atol=close)
             np.testing.assert_array_equal(got > 0, want > np.finfo(dtype).tiny)
@@ -72,15 +72,18 @@ def test_every_combination_of_cuts_is_the_oracles(top_k, top_p, min_p, dtype):
 def counts_of(logits, sampling, draws, rows=1000):
     """How often each token comes in `draws` draws from logits [V]."""
     width = len(logits)
-    many = jnp.broadcast_to(jnp.asarray(logits), (rows, width))
     keys = jax.random.split(jax.random.key(7), draws).reshape(-1, rows)
 
     @jax.jit
-    def block(counts, keys):
-        return counts.at[draw(many, keys, sampling)[0]].add(1), None
+    def count(logits, keys):  # arguments: XLA would fold constants, for minutes
+        many = jnp.broadcast_to(logits, (rows, width))
 
-    total, _ = jax.lax.scan(block, jnp.zeros(width, jnp.int32), keys)
-    return np.asarray(total)
+        def block(counts, keys):
+            return counts.at[draw(many, keys, sampling)[0]].add(1), None
+
+        return jax.lax.scan(block, jnp.zeros(width, jnp.int32), keys)[0]
+
+    return np.asarray(count(logits, keys))
 
 
 @pytest.mark.parametrize(
@@ -159,9 +162,10 @@ def test_a_small_temperature_does_not_overflow():
 
 
 def test_a_draw_depends_on_its_own_row_only():
-    logits = logits_of(300, np.float32)
+    logits = logits_of(WIDTH, np.float32)
     keys = jax.random.split(jax.random.key(3), len(logits))
-    whole = draw(logits, keys, Sampling(1, 2.0))
-    for row in range(len(logits)):
-        alone = draw(logits[row : row + 1], keys[row : row + 1], Sampling(1, 2.0))
-        assert alone[0][0] == whole[0][row]
+    fast = jax.jit(draw)
+    whole = fast(logits, keys, Sampling(1, 2.0))[0]
+    others = fast(logits[::-1], keys[::-1], Sampling(1, 2.0))[0]
+    np.testing.assert_array_equal(whole, others[::-1])
+    assert len(np.unique(whole)) > 2

@@ -1,9 +1,10 @@
-"""Samples against the scorer, a numpy oracle of the truncated law, and frequencies."""
+"""Samples of a batch against the scorer and a numpy oracle of the truncated law."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_draw import truncated
 
 from unipost.model import (
     ModelConfig,
@@ -59,21 +60,6 @@ def rescore(samples, extras=(), params=PARAMS):
     return jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), scores)
 
 
-def truncated(logps, temperature, top_k, top_p):
-    """Log-probs [V] of the sampling law, one token after the other, in plain Python."""
-    weights = np.exp(np.asarray(logps, np.float64) / temperature)
-    order = sorted(range(len(weights)), key=lambda v: (-weights[v], v))[:top_k]
-    total, kept, mass = sum(weights[order]), [], 0.0
-    for v in order:
-        if kept and top_p is not None and mass >= top_p:
-            break
-        kept.append(v)
-        mass += weights[v] / total
-    law = np.full(len(weights), -np.inf)
-    law[kept] = np.log(weights[kept] / sum(weights[kept]))
-    return law
-
-
 @pytest.mark.parametrize("params, tolerance", [(SINGLE, 1e-5), (PARAMS, 1e-12)])
 def test_sampled_logps_are_the_scorers(params, tolerance):
     samples = draw(params=params)
@@ -85,23 +71,23 @@ def test_sampled_logps_are_the_scorers(params, tolerance):
 
 
 @pytest.mark.parametrize(
-    "temperature, top_k, top_p",
+    "cuts",
     [
-        (0.7, None, None),
-        (1.5, 4, None),
-        (1.0, None, 0.8),
-        (1.3, 6, 0.7),
-        (2.0, None, 1.0),
-        (1.0, 99, 1e-9),
+        (0.7, None, None, None),
+        (1.5, 4, None, None),
+        (1.0, None, 0.8, None),
+        (1.3, 6, 0.7, 0.2),
+        (2.0, None, 1.0, 0.0),
+        (1.0, 99, 1e-9, None),
     ],
 )
-def test_logps_are_those_of_the_truncated_law(temperature, top_k, top_p):
-    samples = draw(Sampling(T, temperature, top_k, top_p))
+def test_logps_are_those_of_the_truncated_law(cuts):
+    samples = draw(Sampling(T, *cuts))
     vocab = rescore(samples, extras=("vocab",)).vocab
     for place in zip(*np.nonzero(samples.mask), strict=True):
-        law = truncated(vocab[place], temperature, top_k, top_p)
+        law = truncated(vocab[place], *cuts)
         np.testing.assert_allclose(
-            samples.logps[place], law[samples.tokens[place]], atol=1e-12
+            np.exp(samples.logps[place]), law[samples.tokens[place]], rtol=1e-9
         )
 
 
@@ -122,6 +108,8 @@ def test_greedy_takes_the_largest_logit_with_probability_one():
         (Sampling(1, top_k=3, top_p=0.6), [1, 2]),
         (Sampling(1, 0.0), [1]),
         (Sampling(1, top_p=1.0), [0, 1, 2, 3, 4]),
+        (Sampling(1, min_p=1.0), [1, 2, 3, 4]),
+        (Sampling(1, top_k=3, top_p=0.6, min_p=0.9), [1, 2]),
     ],
 )
 def test_cuts_keep_exactly_the_smallest_set(sampling, kept):
@@ -144,28 +132,6 @@ def test_temperature_is_traced():
         expected = candidates(jnp.array([[0.0, 1.0, 2.0]]), Sampling(T, temperature))[0]
         np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert len(traces) == 1
-
-
-@pytest.mark.parametrize("sampling", [Sampling(1, 0.8), Sampling(1, 1.2, 5, 0.9)])
-def test_frequencies_are_the_law(sampling):
-    data = prompts(count=1)
-    n = 20000
-    samples = draw(sampling, data=data, group=n)
-    counts = np.bincount(np.asarray(samples.tokens).ravel(), minlength=13)
-    logits = POLICY.logits(PARAMS, *data)[0, -1]
-    law = np.exp(
-        truncated(
-            jax.nn.log_softmax(logits),
-            float(sampling.temperature),
-            sampling.top_k,
-            sampling.top_p,
-        )
-    )
-    assert (counts[law == 0] == 0).all()
-    law, counts = law[law > 0], counts[law > 0]
-    chi_square = np.sum((counts - n * law) ** 2 / (n * law))
-    freedom = len(law) - 1
-    assert chi_square < freedom + 4 * np.sqrt(2 * freedom)
 
 
 def test_rows_end_with_their_first_stop_token():
@@ -271,6 +237,7 @@ def test_eight_devices_draw_what_one_does():
         (dict(top_k=0), "top_k is 0"),
         (dict(top_p=0.0), r"in \(0, 1\]"),
         (dict(top_p=1.5), "top_p is 1.5"),
+        (dict(min_p=-0.1), r"min_p is -0.1; give a number in \[0, 1\]"),
         (dict(max_tokens=None), "max_tokens is None"),
         (dict(temperature=float("nan")), "temperature is nan"),
     ],

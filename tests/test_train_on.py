@@ -11,17 +11,21 @@ import pytest
 from chat_templates import FOLDER, STYLES, styled, turns
 
 from unipost import presets, update
+from unipost.config import build, load, to_tree
 from unipost.data import DataError, encode_rows, read_rows
-from unipost.hf import load_pretrained
-from unipost.model import transformer_policy
+from unipost.loading import NewModel, load_model
 from unipost.sources import Demonstrations, Setting
 from unipost.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
+from unipost.train import Experiment, train
 
 TALKS = [
     turns("What is 2 + 3?", " It is 5, é. ", "And 4 + 4?", "8 🙂"),
     turns("Hi", "Hello, how are you?"),
     [{"role": "system", "content": "Be brief."}, *turns("a", "b", "c", "d", "e")],
 ]
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+SMALL = NewModel(tokenizer="bytes", **SIZES)
 MARKED = {"marked": styled("marked"), "bytes": ByteTokenizer()}
 
 
@@ -71,8 +75,8 @@ def test_masks_are_those_of_transformers(name, path):
 
 def test_the_loss_is_that_of_the_marked_tokens_in_their_whole_context(path):
     """Against log-softmax of the logits of each conversation by itself."""
-    config, params, _ = load_pretrained(FOLDER)
-    policy, tokenizer = transformer_policy(config), styled("marked")
+    model = load_model(SMALL, 0)
+    policy, params, tokenizer = model.policy, model.params, model.tokenizer
     setting = Setting(policy, params, tokenizer, 0)
     rows, batch, _ = source_of(path).open(setting).batch(0, params)
     streams = update.annotate(policy, params, rows)
@@ -170,8 +174,7 @@ def test_cut_rows_keep_their_marks_and_lose_rows_without(path):
 
 
 def test_a_batch_counts_what_is_trained_on(path):
-    policy = transformer_policy(load_pretrained(FOLDER).config)
-    setting = Setting(policy, None, styled("marked"), 0)
+    setting = Setting(load_model(SMALL, 0).policy, None, styled("marked"), 0)
     stream = source_of(path).open(setting)
     rows, batch, _ = stream.batch(0, None)
     mask, real = np.asarray(batch.mask) > 0, np.asarray(rows.response_mask)
@@ -179,3 +182,30 @@ def test_a_batch_counts_what_is_trained_on(path):
     last = replace(source_of(path), train_on="last")
     with pytest.raises(DataError, match="ends with a turn of 'user'"):
         last.open(setting)
+
+
+EXPERIMENT = """
+model: {model}
+data:
+  name: demonstrations
+  path: {path}
+  prompts: 3
+  prompt_length: 64
+  response_length: 96
+  train_on: assistant
+objective: sft
+optimizer: {{name: adamw, learning_rate: 1e-2}}
+steps: 3
+"""
+
+
+def test_an_experiment_of_bytes_on_conversations(path, tmp_path):
+    file = tmp_path / "talks.yaml"
+    file.write_text(EXPERIMENT.format(path=path, model={"tokenizer": "bytes"} | SIZES))
+    experiment = load(Experiment, file)
+    assert build(Experiment, to_tree(experiment)) == experiment
+    train(experiment, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses[2] < losses[0] < np.log(260) + 0.5
+    assert load_tokenizer(tmp_path / "run" / "final") == ByteTokenizer()

@@ -24,6 +24,10 @@ from unipost.tokenizer import Tokenizer
 TrainOn = Literal["last", "assistant"]
 Turn = dict[str, Any]
 MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+UNMARKED = (
+    "train_on: assistant needs a tokenizer with a chat template that marks generation; "
+    "write train_on: last"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +112,11 @@ class PlainChat:
 
     def check_marks(self) -> None:
         """Refused: only a template can mark what the assistant says."""
-        raise DataError(
-            "train_on: assistant needs a tokenizer with a chat template that marks "
-            "generation; write train_on: last"
-        )
+        raise DataError(UNMARKED)
 
     def marked(self, turns: Sequence[Turn]) -> tuple[Rendered, Rendered]:
         """Refused, as by `check_marks`."""
-        self.check_marks()
-        raise AssertionError("unreachable")
+        raise DataError(UNMARKED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,8 @@ class Template:
 
     def prompt(self, turns: Sequence[Turn]) -> Rendered:
         """Ids of the turns and of the header of an assistant's turn."""
-        return Rendered(array("i", self._ids(turns, True)), end=self.end)
+        ids = self._ids(turns, add_generation_prompt=True)
+        return Rendered(array("i", ids), end=self.end)
 
     def answers(
         self, turns: Sequence[Turn], answers: Sequence[Turn]
@@ -161,8 +162,8 @@ class Template:
         """
         prompt, responses = self._split(turns, answers)
         ended = [ids if self._closing(ids) else [*ids, *self.end] for ids in responses]
-        said = [Rendered(array("i", ids)) for ids in ended]
-        return Rendered(array("i", prompt), end=self.end), said
+        rendered = [Rendered(array("i", ids)) for ids in ended]
+        return Rendered(array("i", prompt), end=self.end), rendered
 
     def marked(self, turns: Sequence[Turn]) -> tuple[Rendered, Rendered]:
         """One rendering, cut where the assistant first speaks and after it last does.
@@ -200,11 +201,11 @@ class Template:
 
     def _split(self, turns: Sequence[Turn], answers: Sequence[Turn]):
         """Ids of the prompt, and those that each answer adds."""
-        prompt = self._ids(turns, True)
+        prompt = self._ids(turns, add_generation_prompt=True)
         return prompt, [self._added(prompt, turns, answer) for answer in answers]
 
     def _added(self, prompt: list[int], turns: Sequence[Turn], answer: Turn):
-        whole = self._ids([*turns, answer], False)
+        whole = self._ids([*turns, answer])
         if len(whole) > len(prompt) and whole[: len(prompt)] == prompt:
             return whole[len(prompt) :]
         before = self._apply(turns, tokenize=False, add_generation_prompt=True)
@@ -233,10 +234,10 @@ class Template:
                 stop = start
         return tuple(ids[:stop])
 
-    def _ids(self, turns: Sequence[Turn], header: bool) -> list[int]:
-        out = self._apply(
-            turns, tokenize=True, return_dict=True, add_generation_prompt=header
-        )
+    def _ids(self, turns: Sequence[Turn], **options: Any) -> list[int]:
+        out = self._apply(turns, tokenize=True, return_dict=True, **options)
+        if not out["input_ids"]:
+            raise DataError("the chat template writes nothing for these turns")
         return out["input_ids"]
 
     def _apply(self, turns: Sequence[Turn], **options: Any) -> Any:

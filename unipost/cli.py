@@ -77,6 +77,10 @@ SUMMARIES = {
     "eval": "evaluate a model folder",
 }
 OVERRIDE = "a setting by its dotted path, e.g. objective.beta=0.2"
+CACHE = (
+    "keeps compiled programs for the next run (default: JAX_COMPILATION_CACHE_DIR, or "
+    "~/.cache/unipost)"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("file", type=Path, metavar="FILE", help="experiment or study")
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
+    run.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
 
     explain = verb("explain", EXPLAIN, _explain)
     explain.add_argument(
@@ -161,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "--reference", type=Path, metavar="FOLDER", help="measure the KL to this model"
     )
     evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
+    evaluate.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
     return parser
 
 
@@ -182,10 +188,13 @@ def _out(options: argparse.Namespace, settings: object) -> Path:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from unipost.compilation import enable_cache, first_step_text
     from unipost.study import is_study
     from unipost.tree import load_tree
 
-    if is_study(load_tree(options.file, options.overrides)):
+    tree = load_tree(options.file, options.overrides)
+    enable_cache(options.cache)
+    if is_study(tree):
         _run_study(options)
         return
     from unipost.config import load
@@ -195,6 +204,8 @@ def _run(options: argparse.Namespace) -> None:
     folder = _out(options, experiment)
     result = train(experiment, folder, title=options.file.stem)
     print(f"{folder}: {experiment.steps} steps, {result.seconds:.0f} s")
+    if result.first_step is not None:
+        print(first_step_text(*result.first_step))
     _print_last(folder / "evaluation.jsonl")
 
 
@@ -283,12 +294,14 @@ def _list(options: argparse.Namespace) -> None:
 def _eval(options: argparse.Namespace) -> None:
     import json
 
+    from unipost.compilation import enable_cache
     from unipost.config import build
     from unipost.evaluation import Evaluation, Evaluator
     from unipost.train import load_model
     from unipost.tree import load_tree
 
     tree = load_tree(options.file, options.overrides)
+    enable_cache(options.cache)
     if "evaluation" not in tree:
         raise ValueError(f"{options.file}: evaluation: missing; write its tasks")
     evaluation = build(Evaluation, tree["evaluation"], "evaluation", str(options.file))

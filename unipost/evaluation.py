@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unipost.chat import stop_tokens
 from unipost.classical import ReverseKL
 from unipost.data import Tokens, encode_rows, read_rows
 from unipost.evaluate import pass_at_k
@@ -188,7 +189,7 @@ class Decoder(NamedTuple):
                     tokens.prompt_mask[block],
                     jax.random.fold_in(key, i),
                     sampling,
-                    stop_tokens=(self.tokenizer.eos_token,),
+                    stop_tokens=stop_tokens(self.tokenizer),
                     pad_token=self.tokenizer.pad_token,
                 )
             )

@@ -29,9 +29,7 @@ LOGITS_BYTES = 2**29
 # Kept for the backward pass, [N T] each; all that is [N T V] is computed again.
 SAVED = "moments"
 checkpoint = partial(
-    jax.checkpoint,
-    policy=jax.checkpoint_policies.save_only_these_names(SAVED),
-    prevent_cse=False,
+    jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SAVED)
 )
 
 
@@ -53,35 +51,40 @@ class Scores(NamedTuple):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def moments(names: tuple[str, ...], logits: Array, targets: Array) -> dict[str, Array]:
+def moments(
+    names: tuple[str, ...], logits: Array, targets: Array, mask: Array
+) -> dict[str, Array]:
     """`names` out of logps, lse, entropy, collision: logits [... V], targets [...].
 
-    Forward and reverse mode read the logits and numbers of shape [...], nothing else.
-    A logit of -inf has probability 0 and slope 0.
+    A logit of -inf has probability 0 and slope 0. Where `mask` is False, slopes are 0
+    whatever the logits. Derivatives of any mode and order read the logits and numbers
+    of shape [...], nothing else of the size of the logits.
     """
     top = jnp.max(logits, -1)
-    # a row that forbids every token has no log-probs: NaN there, not in the others
-    lse = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), -1))
-    found = {"lse": lse}
+    below = logits - top[..., None]
+    total = jnp.sum(jnp.exp(below), -1)
+    found = {"lse": top + jnp.log(total)}
     if "logps" in names:
         chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-        found["logps"] = chosen - lse
+        found["logps"] = chosen - found["lse"]
+    # Sums of e^(z - max): no large logit is subtracted from another, which costs digits
     if "entropy" in names:
-        log_p = _finite_log_p(logits, lse)
-        found["entropy"] = -jnp.sum(jnp.exp(logits - lse[..., None]) * log_p, -1)
+        depth = jnp.where(below > -jnp.inf, -below, 0.0)
+        mean_depth = jnp.sum(jnp.exp(below) * depth, -1) / total
+        found["entropy"] = jnp.log(total) + mean_depth
     if "collision" in names:
-        # of log p, not of the logits: their size would cost digits
-        square = jnp.exp(2.0 * (logits - lse[..., None]))
-        found["collision"] = jnp.log(jnp.sum(square, -1))
+        squares = jnp.sum(jnp.exp(2.0 * below), -1)
+        found["collision"] = jnp.log(squares) - 2.0 * jnp.log(total)
     return {name: found[name] for name in names}
 
 
 @moments.defjvp
 def _moments_jvp(names: tuple[str, ...], primals, tangents):
-    (logits, targets), change = primals, tangents[0]
-    found = moments((*{*names, "lse"},), logits, targets)
+    logits, targets, mask = primals
+    found = moments((*names, "lse"), logits, targets, mask)
     found = {k: checkpoint_name(x, SAVED) for k, x in found.items()}
-    p = jnp.exp(logits - found["lse"][..., None])
+    log_p = logits - found["lse"][..., None]
+    p = jnp.exp(log_p)
 
     def slope(name: str) -> Array:
         if name == "lse":
@@ -91,17 +94,14 @@ def _moments_jvp(names: tuple[str, ...], primals, tangents):
             return (tokens == targets[..., None]) - p
         value = found[name][..., None]
         if name == "entropy":
-            return -p * (_finite_log_p(logits, found["lse"]) + value)
+            return -p * (jnp.where(log_p > -jnp.inf, log_p, 0.0) + value)
         return 2.0 * p * (p * jnp.exp(-value) - 1.0)
 
-    return {name: found[name] for name in names}, {
-        name: jnp.sum(slope(name) * change, -1) for name in names
-    }
+    def change(name: str) -> Array:
+        kept = jnp.where(mask[..., None], slope(name), 0.0)
+        return jnp.sum(kept * tangents[0], -1)
 
-
-def _finite_log_p(logits: Array, lse: Array) -> Array:
-    """log p, and 0 where p is 0: p log p -> 0 as p -> 0."""
-    return jnp.where(logits > -jnp.inf, logits - lse[..., None], 0.0)
+    return {name: found[name] for name in names}, {name: change(name) for name in names}
 
 
 def read(logits: Array, targets: Array, mask: Array, extras: Collection[str]) -> Scores:
@@ -110,12 +110,12 @@ def read(logits: Array, targets: Array, mask: Array, extras: Collection[str]) ->
     Logits below float32 are widened. Masked positions pass no gradient, whatever their
     logits and targets hold.
     """
-    logits = jnp.where(mask[..., None], widen(logits), 0.0)
-    names = {"logps", *extras} - {"vocab"}
-    if "vocab" in extras:
-        names.add("lse")
-    found = moments(tuple(sorted(names)), logits, jnp.where(mask, targets, 0))
-    fields = {x: jnp.where(mask, found[x], 0.0) for x in {*extras, "logps"} & names}
+    logits, targets = widen(logits), jnp.where(mask, targets, 0)
+    # in one order, whatever that of `extras`: the same program
+    names = ("logps", *(x for x in EXTRAS if x in extras and x != "vocab"))
+    needed = (*names, "lse") if "vocab" in extras else names
+    found = moments(needed, logits, targets, mask)
+    fields = {name: jnp.where(mask, found[name], 0.0) for name in names}
     if "vocab" in extras:
         log_p = logits - found["lse"][..., None]
         fields["vocab"] = jnp.where(mask[..., None], log_p, 0.0)
@@ -186,7 +186,8 @@ def scores_of(
         logits = policy.head(params, hidden)
         return checkpoint(partial(read, extras=tuple(extras)))(logits, targets, mask)
 
-    @checkpoint
+    # no barrier against merging with the forward pass: that is another loop
+    @partial(checkpoint, prevent_cse=False)
     def piece(hidden: Array, targets: Array, mask: Array) -> Scores:
         return read(policy.head(params, hidden), targets, mask, extras)
 

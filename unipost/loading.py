@@ -13,8 +13,7 @@ import numpy as np
 from unipost.adapters import Adapted, LoRA, init_adapter, trained_part
 from unipost.hf import load_pretrained, save_pretrained
 from unipost.hf.names import fused
-from unipost.model import Compute, ModelConfig, Policy
-from unipost.model import init_params, transformer_policy
+from unipost.model import Compute, ModelConfig, Policy, init_params, transformer_policy
 from unipost.runs import RunError
 from unipost.tokenizer import (
     ByteTokenizer,

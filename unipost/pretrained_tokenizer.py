@@ -18,13 +18,17 @@ class PretrainedTokenizer:
 
     backend: Any
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
         """1 + the largest id of a token of text, added tokens included.
 
         Tokens that stand for images or sound do not count: text-only checkpoints
         (Gemma 3 1B) have one in the tokenizer and no row for it in the embedding.
         """
+        return self._vocab_size
+
+    @cached_property
+    def _vocab_size(self) -> int:
         named = self.backend.special_tokens_map
         media = {named[name] for name in MEDIA if name in named}
         vocab = self.backend.get_vocab()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -172,11 +173,12 @@ class _Work:
         """`fixed` with an array [N T] of every stream."""
         lines, digest = len(fixed.tokens.prompt), tokens_digest(fixed.tokens)
         # as many rows as an update sees at once; all batches of one shape
-        size = max(1, fixed.prompts * fixed.group // self.pieces)
-        size = -(-min(lines, LINES) // -(-min(lines, LINES) // size))
+        most = max(1, fixed.prompts * fixed.group // self.pieces)
+        batches = math.ceil(min(lines, LINES) / most)
+        size = math.ceil(min(lines, LINES) / batches)
         parts = []
         for start in range(0, lines, LINES):
-            rows = Rows(*(x[start : start + LINES] for x in fixed.tokens[:4]))
+            rows = [x[start : start + LINES] for x in fixed.tokens[:4]]
             paths = {
                 name: self.folder / file_name(self.record, digest, name, start)
                 for name in self.names
@@ -185,24 +187,27 @@ class _Work:
         whole = {n: np.concatenate([part[n] for part in parts]) for n in self.names}
         return dataclasses.replace(fixed, streams=whole)
 
-    def _part(self, paths: dict[str, Path], rows: Rows, size: int):
+    def _part(self, paths: dict[str, Path], rows: list[np.ndarray], size: int):
         """The arrays of one file's rows, read or computed and written."""
-        shape = rows.response.shape
+        shape = rows[2].shape
         found = {name: read_array(path, shape) for name, path in paths.items()}
         if all(array is not None for array in found.values()):
-            self.progress.found += len(rows.prompt)
+            self.progress.found += len(rows[0])
             return found
-        found = _computed(self.load(), rows, size, self.names)
-        for name, array in found.items():
-            put_array(paths[name], array)
-        self.progress.add(len(rows.prompt))
-        return found
+        missing = {name for name, array in found.items() if array is None}
+        computed = _computed(self.load(), rows, size, self.names)
+        for name in missing:
+            put_array(paths[name], computed[name])
+        self.progress.add(len(rows[0]))
+        return found | {name: computed[name] for name in missing}
 
 
-def _computed(judge: Model, rows: Rows, size: int, names: tuple[str, ...]):
+def _computed(
+    judge: Model, rows: list[np.ndarray], size: int, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     """Arrays [n T] of n lines by `names`, computed in batches of `size` lines."""
     extras = tuple(extra for name in names for extra in EXTRAS[name])
-    count, parts = len(rows.prompt), []
+    count, parts = len(rows[0]), []
     for start in range(0, count, size):
         # the last batch is filled up with its last line
         index = np.minimum(np.arange(start, start + size), count - 1)

@@ -53,7 +53,7 @@ class Key:
         return {"model": model, **others, "compute": self.compute}
 
     def differences(self, record: Mapping[str, Part]) -> list[str]:
-        """The parts in which `record`, a well-formed one, is of another key, in words."""
+        """The parts in which a well-formed `record` is of another key, in words."""
         found = []
         for name in ("tokenizer", "data", "compute"):
             here, there = getattr(self, name), record[name]
@@ -73,10 +73,8 @@ def _words(name: str, there: str, here: str) -> str:
     return f"{name} ({there} there, {here} here)"
 
 
-def well_formed(record: Any) -> bool:
+def well_formed(record: Mapping[str, Any]) -> bool:
     """Whether `record` has all parts of a key."""
-    if not isinstance(record, dict):
-        return False
     return all(
         isinstance(record.get(part), dict) and {*fields} <= record[part].keys()
         for part, fields in FIELDS.items()
@@ -102,7 +100,7 @@ def parameters_digest(config: Any, params: Any) -> str:
         array = np.ascontiguousarray(leaf)
         name = jax.tree_util.keystr(path)
         digest.update(f"{name} {array.shape} {array.dtype}".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -129,7 +127,7 @@ def tokens_digest(tokens: Tokens) -> str:
     for array in tokens[:4]:
         whole = np.ascontiguousarray(array)
         digest.update(f"{whole.shape} {whole.dtype}".encode())
-        digest.update(whole.reshape(-1).view(np.uint8))
+        digest.update(whole.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -44,19 +44,22 @@ def claim(folder: Path, key: Key) -> dict[str, Any]:
         record = key.record()
         put(path, (json.dumps(record, indent=1) + "\n").encode())
         return record
-    try:
-        record = json.loads(path.read_text())
-    except ValueError:
-        record = None
-    if not well_formed(record):
-        raise RunError(f"{path}: damaged; delete {folder} and run again")
+    record = _record(path)
     differences = key.differences(record)
     if differences:
         raise RunError(
-            f"{folder}: holds reference log-probs of another "
-            f"{' and another '.join(differences)}; delete it or write another "
-            "reference_cache"
+            f"{folder}: holds reference log-probs of another key: "
+            f"{', '.join(differences)}; delete it or write another reference_cache"
         )
+    return record
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = None
+    with contextlib.suppress(ValueError):
+        record = json.loads(path.read_text())
+    if not isinstance(record, dict) or not well_formed(record):
+        raise RunError(f"{path}: damaged; delete {path.parent} and run again")
     return record
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.batch import Batch
+from unipost.chat import stop_tokens
 from unipost.data import Tokens, batch_indices, encode_rows, read_rows
 from unipost.model import Params
 from unipost.rewards import Reward, numeric, score_texts
@@ -37,6 +38,7 @@ from unipost.sources import (
     Source,
     Stream,
     TooLong,
+    Varies,
     pair_rewards,
 )
 from unipost.tokenizer import Tokenizer
@@ -91,6 +93,10 @@ class Rollouts(Source):
     @property
     def gives(self) -> str:
         return "rewards+demonstrations" if self.demonstrations else "rewards"
+
+    @property
+    def varies(self) -> Varies:
+        return "step"
 
     def open(self, setting: Setting) -> Stream:
         questions = read_rows(
@@ -149,13 +155,13 @@ class _Rolled:
     def _sample(self, index, params: Params, step: int):
         """`group` minus `demonstrations` responses per prompt, row p * G + g as id."""
         source, tokenizer = self.source, self.setting.tokenizer
-        own = source.group - source.demonstrations
+        own, ends = source.group - source.demonstrations, stop_tokens(tokenizer)
         requests = [
             Request(
                 tuple(self.tokens.prompt[i][self.tokens.prompt_mask[i]].tolist()),
                 tuple(range(row * own, (row + 1) * own)),
                 source.sampling.max_tokens,
-                (tokenizer.eos_token,),
+                ends,
                 source.stop,
             )
             for row, i in enumerate(index)
@@ -228,6 +234,10 @@ class SampledPreferences(Source):
     @property
     def gives(self) -> str:
         return "preferences"
+
+    @property
+    def varies(self) -> Varies:
+        return "seed"
 
     def open(self, setting: Setting) -> Stream:
         inner = Rollouts(

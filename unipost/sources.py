@@ -49,7 +49,10 @@ class Experience(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a source needs of its run: the policy, its first parameters, the seed."""
+    """What a source needs of its run: the policy, its first parameters, the seed.
+
+    The parameters are for `open` to read: a run may overwrite them as it goes on.
+    """
 
     policy: Policy
     params: Params
@@ -269,7 +272,7 @@ class Mixture(Source):
 
     @property
     def varies(self) -> Varies:
-        return max((part.varies for part in self.parts), key=VARIES.index)
+        return VARIES[max(VARIES.index(part.varies) for part in self.parts)]
 
     def open(self, setting: Setting) -> Stream:
         return Mixed(tuple(part.open(setting) for part in self.parts))

@@ -27,6 +27,7 @@ from unipost.explain import gradient_coefficient
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
+from unipost.reference_cache import check_cache
 from unipost.runs import RunError, open_folder, write_atomic
 from unipost.sources import Setting, Source
 from unipost.train import Experiment, Model, load_model, train
@@ -48,7 +49,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Arm:
-    """One method of the comparison; None takes what `common` says."""
+    """One method of the comparison; None takes what `common` says.
+
+    reference_cache  as in an experiment, for all arms with the same data; where the
+                     rows change with the seed, a folder in it per seed
+    """
 
     title: str
     data: Source
@@ -59,6 +64,10 @@ class Arm:
     inner_epochs: int = 1
     minibatches: int = 1
     microbatches: int = 1
+    reference_cache: str | None = None
+
+    def __post_init__(self):
+        check_cache(self.objective, self.data, self.reference_cache)
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,8 @@ class Study:
         chosen = self.arms[arm]
         fields = {f.name for f in dataclasses.fields(Experiment)}
         values = {k: v for k, v in vars(chosen).items() if k in fields}
+        if chosen.reference_cache is not None and chosen.data.varies == "seed":
+            values["reference_cache"] = str(Path(chosen.reference_cache) / str(seed))
         return Experiment(model=base, seed=seed, **values)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unipost.adapters import LoRA, trained_part, with_trained
 from unipost.checkpoint import Checkpoints, Store
 from unipost.choices import REGISTRIES
+from unipost.compilation import CompileClock, Compiling
 from unipost.config import CHOICES, dump_tree, to_tree
 from unipost.data import data_hash
 from unipost.data_needs import check_data
@@ -27,8 +27,10 @@ from unipost.loading import load_reference
 from unipost.model import Compute
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
+from unipost.reference_cache import check_cache, with_reference
 from unipost.runs import JsonLines, RunError, environment, open_folder, write_atomic
 from unipost.sources import Setting, Source, Stream
+from unipost.step_lines import StepLines
 from unipost.update import REFERENCE, State, advantage, update, with_streams
 from unipost.vocabulary import Distillation
 
@@ -47,6 +49,8 @@ class Experiment:
     microbatches  pieces a step's batch is computed in; changes no number
     reference     folder of the frozen reference, the teacher of a distillation; None:
                   the model as it starts, without its adapter
+    reference_cache  folder that keeps the reference's log-probs of fixed rows, computed
+                  once and shared by runs; None: computed at every step
     lora          low-rank adapter that is trained in place of the model
     compute       dtype of products, what is recomputed, which attention
     """
@@ -63,6 +67,7 @@ class Experiment:
     evaluation: Evaluation | None = None
     checkpoints: Checkpoints | None = None
     reference: str | None = None
+    reference_cache: str | None = None
     lora: LoRA | None = None
     compute: Compute = Compute()
 
@@ -79,6 +84,7 @@ class Experiment:
             )
         check_data(self.objective, self.data, self.minibatches)
         _check_reference(self.objective, self.reference, self.model)
+        check_cache(self.objective, self.data, self.reference_cache)
 
 
 def _check_reference(
@@ -98,11 +104,15 @@ def _check_reference(
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves in memory: the trained parameters and how long it took."""
+    """What a run leaves in memory: the trained parameters and how long it took.
+
+    first_step  seconds of the first step taken, and what of it was compiling
+    """
 
     model: Model
     params: Any
     seconds: float
+    first_step: tuple[float, Compiling] | None = None
 
 
 def train(
@@ -119,25 +129,49 @@ def train(
     checkpoint on. Raises RunError when the folder holds another run, or the loss is
     not finite (the checkpoints before stay whole).
     """
-    model = model or load_model(
+    given = model
+    model = given or load_model(
         experiment.model, experiment.seed, experiment.lora, experiment.compute
     )
     open_folder(folder, dump_tree(to_tree(experiment)))
     _record(experiment, folder)
     setting = Setting(model.policy, model.params, model.tokenizer, experiment.seed)
-    whole = "reference_vocab" in experiment.objective.needs
-    compute = experiment.compute
-    reference = load_reference(experiment.reference, model, whole, compute)
-    loop = _Loop(experiment, folder, model, reference, experiment.data.open(setting))
+    stream, reference = experiment.data.open(setting), None
+    if experiment.reference_cache is None:
+        whole = "reference_vocab" in experiment.objective.needs
+        compute = experiment.compute
+        reference = load_reference(experiment.reference, model, whole, compute)
+    else:
+        # the parameters of a given model may be others than those in its folder
+        place = model.folder if given is None else None
+        stream = with_reference(experiment, model, place, stream)
+    first = _first(experiment, model, given)
+    loop = _Loop(experiment, folder, model, reference, stream, first)
     started = time.perf_counter()
     if experiment.checkpoints is None:
-        params = loop.run(None, title)
+        params, timed = loop.run(None, title)
     else:
         with experiment.checkpoints.open(folder / "checkpoints") as store:
-            params = loop.run(store, title)
+            params, timed = loop.run(store, title)
     seconds = time.perf_counter() - started
     model.save(folder, params)
-    return Result(model, params, seconds)
+    trained = dataclasses.replace(model, params=params)
+    return Result(trained, params, seconds, timed)
+
+
+def _first(experiment: Experiment, model: Model, given: Model | None) -> Any:
+    """The parameters that training starts from and overwrites.
+
+    A copy where somebody reads the first ones later, so that no run holds two models
+    without need.
+    """
+    first = trained_part(model.params)[1]
+    reads = experiment.objective.needs & REFERENCE
+    other = experiment.reference or experiment.reference_cache
+    measured = experiment.evaluation and experiment.evaluation.distance
+    if given is None and measured is None and (other or not reads):
+        return first
+    return jax.tree.map(jnp.array, first)
 
 
 def _record(experiment: Experiment, folder: Path) -> None:
@@ -161,38 +195,6 @@ def _record(experiment: Experiment, folder: Path) -> None:
     write_atomic(path, json.dumps(values, indent=1) + "\n")
 
 
-class _Numbers:
-    """metrics.jsonl, written one step late so that the device never waits for us."""
-
-    def __init__(self, file: JsonLines):
-        self._file = file
-        self._pending: tuple[int, dict[str, Any]] | None = None
-        self.shown: dict[str, float] = {}
-
-    def put(self, step: int, numbers: dict[str, Any]) -> None:
-        """Take the numbers of `step`; write those of the step before."""
-        self.flush()
-        self._pending = step, numbers
-
-    def flush(self) -> None:
-        """Write what is pending. Raises RunError when loss or gradient is not finite.
-
-        Before the step is saved: a state after such a gradient is lost.
-        """
-        if self._pending is None:
-            return
-        step, numbers = self._pending
-        self._pending = None
-        self.shown = {k: float(v) for k, v in jax.device_get(numbers).items()}
-        self._file.write({"step": step} | self.shown)
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(self.shown.get(name, 0.0)):
-                raise RunError(
-                    f"{self._file.path}: {name} of step {step} is {self.shown[name]}; "
-                    "lower the learning rate or look at the step before"
-                )
-
-
 @dataclass(frozen=True)
 class _Loop:
     """The parts of a run while it goes on."""
@@ -200,23 +202,24 @@ class _Loop:
     experiment: Experiment
     folder: Path
     model: Model
-    reference: Model
+    reference: Model | None
     stream: Stream
+    first: Any
 
-    def run(self, store: Store | None, title: str) -> Any:
-        """All steps that are left; returns the parameters after the last."""
+    def run(self, store: Store | None, title: str):
+        """All steps that are left: (parameters after the last, time of the first)."""
         steps = self.experiment.steps
         done, state = self._start(store)
         kept = done if store is not None else None
         names = ("metrics", "timing", "evaluation")
         files = [JsonLines(self.folder / f"{name}.jsonl", kept) for name in names]
-        numbers, (_, timing, evaluations) = _Numbers(files[0]), files
-        evaluator = self._evaluator()
-        with Display(title, steps, done) as display:
+        evaluator, evaluations = self._evaluator(), files[2]
+        with CompileClock() as clock, Display(title, steps, done) as display:
+            numbers = StepLines(files[0], files[1], clock)
             for step in range(done, steps):
                 started, now = time.perf_counter(), step + 1
                 state, values, tokens = self._step(state, step)
-                numbers.put(now, values)
+                numbers.put(now, values, tokens)
                 if now == steps or self._saves(now) or self._evaluates(now):
                     numbers.flush()
                 if evaluator is not None and self._evaluates(now):
@@ -225,12 +228,11 @@ class _Loop:
                 # after the lines of this step: a kill in between repeats it whole
                 if store is not None and self._saves(now):
                     store.save(now, state)
-                seconds = time.perf_counter() - started
-                timing.write({"step": now, "seconds": seconds, "tokens": tokens})
-                display.update(now, numbers.shown, tokens)
+                told = numbers.timed(now, time.perf_counter() - started)
+                display.update(now, numbers.shown, told)
         for file in files:
             file.close()
-        return self._whole(state)
+        return self._whole(state), numbers.first
 
     def _whole(self, state: State) -> Any:
         """The parameters of the policy: those trained on top of those frozen."""
@@ -241,10 +243,8 @@ class _Loop:
         return trained_part(self.model.params)[0]
 
     def _start(self, store: Store | None) -> tuple[int, State]:
-        # a copy: the step donates its state, the reference must outlive it
-        params = jax.tree.map(jnp.array, trained_part(self.model.params)[1])
-        inner = self.experiment.optimizer.init(params)
-        state = State(params, inner, jnp.zeros((), jnp.int32))
+        inner = self.experiment.optimizer.init(self.first)
+        state = State(self.first, inner, jnp.zeros((), jnp.int32))
         if store is None or store.latest is None:
             return 0, state
         return store.restore(state)
@@ -279,6 +279,7 @@ class _Loop:
         experiment, policy = self.experiment, self.model.policy
         objective, pieces = experiment.objective, experiment.minibatches
         params, cuts = self._whole(state), pieces * experiment.microbatches
+        judge = self.reference
         rows, batch, reported = self.stream.batch(step, params)
         batch = with_streams(
             objective,
@@ -286,8 +287,8 @@ class _Loop:
             rows,
             batch,
             params,
-            self.reference.params,
-            reference_policy=self.reference.policy,
+            judge and judge.params,
+            reference_policy=judge and judge.policy,
             microbatches=cuts,
             minibatches=pieces,
         )
@@ -322,9 +323,12 @@ class _Loop:
                 self._frozen,
             )
             parts.append(metrics)
-        mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)
-        tokens = int(np.asarray(whole[0].response_mask).sum())
-        return state, reported | mean, tokens * experiment.inner_epochs
+        mean = parts[0]
+        if updates > 1:
+            mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)
+        # counted on the device, which the host must not wait for here
+        tokens = whole[0].response_mask.sum() * experiment.inner_epochs
+        return state, reported | mean, tokens
 
 
 # What the names in an experiment file mean.

@@ -102,22 +102,23 @@ def with_streams(
 
     `old` are the parameters before the inner updates; `reference_policy` is the policy
     of `reference` where it is not `policy`. They are computed in `microbatches` pieces
-    of the batch. Mismatched pairs are made within each of `minibatches`. Raises
-    ValueError where a reference is needed and none is given.
+    of the batch. Mismatched pairs are made within each of `minibatches`. What `batch`
+    has stays. Raises ValueError where a reference is needed and none is given.
     """
     needs = objective.needs
+    missing = {x for x in needs & REFERENCE if getattr(batch, x) is None}
     if "old_collision" in needs or ("old" in needs and batch.old is None):
         extras = ("collision",) if "old_collision" in needs else ()
         streams = annotate(policy, old, rows, extras, microbatches)
         batch = dataclasses.replace(
             batch, old=streams.policy, old_collision=streams.collision
         )
-    if not needs & REFERENCE:
+    if not missing:
         return batch
     if reference is None:
         raise ValueError("the objective needs reference parameters; none are given")
     judge = policy if reference_policy is None else reference_policy
-    if needs & (REFERENCE - {"mismatched"}):
+    if missing - {"mismatched"}:
         extras = [x for x in ("lse", "vocab") if f"reference_{x}" in needs]
         streams = annotate(judge, reference, rows, tuple(extras), microbatches)
         batch = dataclasses.replace(
@@ -126,7 +127,7 @@ def with_streams(
             reference_lse=streams.lse,
             reference_vocab=streams.vocab,
         )
-    if "mismatched" in needs and batch.mismatched is None:
+    if "mismatched" in missing:
         others = mismatched_rows(rows, minibatches)
         streams = annotate(judge, reference, others, (), microbatches)
         total = streams.policy.sum(-1)

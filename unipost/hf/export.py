@@ -28,6 +28,8 @@ from unipost.tokenizer import SavedTokenizer
 
 Array = jax.Array
 MARKER, GENERATION = "config.json", "generation_config.json"
+# Fields that both files have.
+ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def save_pretrained(
@@ -60,10 +62,11 @@ def save_pretrained(
     folder = Path(folder)
     check_target(folder, MARKER)
     _check_params(config, params)
-    ends = _ends(tokenizer)
+    generation = _ends(tokenizer) if generation is None else dict(generation)
+    ends = {name: generation[name] for name in ENDS if name in generation}
     texts = {
         MARKER: {**render_config(config, dtype), **ends},
-        GENERATION: ends if generation is None else dict(generation),
+        GENERATION: generation,
     }
     tensors = named_tensors(config, params, jnp.dtype(dtype))
     if jax.process_index() == 0:
@@ -82,7 +85,7 @@ def save_pretrained(
 
 
 def _ends(tokenizer: SavedTokenizer | None) -> dict[str, int]:
-    """The ids that end and pad texts, as both config files name them."""
+    """generation_config.json of a tokenizer."""
     if tokenizer is None:
         return {}
     return {"eos_token_id": tokenizer.eos_token, "pad_token_id": tokenizer.pad_token}

@@ -112,9 +112,9 @@ def _scaling(kind: str, numbers: dict[str, float]) -> LinearRope | Llama3Rope | 
 
 def _number(reader: Reader, name: str, value: Mapping[str, Any], key: str) -> float:
     number = value.get(key)
-    if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
-        reader.refuse(name, dict(value), f"a number > 0 for {key}")
-    return float(number)
+    if isinstance(number, int | float) and number > 0 and number is not True:
+        return float(number)
+    reader.refuse(name, dict(value), f"a number > 0 for {key}")
 
 
 def _optional(
@@ -153,8 +153,11 @@ def write_rope(config: ModelConfig) -> dict[str, Any]:
     """The fields of config.json for the rotation of `config`, in both spellings."""
     scaling = config.rope_scaling
     kind = {LinearRope: "linear", Llama3Rope: "llama3"}.get(type(scaling), "default")
-    old = None if scaling is None else {"rope_type": kind, **vars(scaling)}
-    new = {"rope_type": kind, "rope_theta": config.rope_theta, **(old or {})}
+    numbers = {} if scaling is None else vars(scaling)
+    # the only name that version 4 accepts in OLMo2
+    key = "type" if config.family == "olmo2" else "rope_type"
+    old = {key: kind, **numbers} if numbers else None
+    new = {"rope_type": kind, "rope_theta": config.rope_theta, **numbers}
     fields = {"rope_theta": config.rope_theta, "rope_scaling": old}
     if config.family == "gemma3_text":
         local = config.local_rope_theta or config.rope_theta

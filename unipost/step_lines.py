@@ -1,0 +1,65 @@
+"""What a run writes of every step, one step late: the device never waits for us."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from unipost.compilation import CompileClock, Compiling
+from unipost.runs import JsonLines, RunError
+
+
+class StepLines:
+    """metrics.jsonl and timing.jsonl, a line of each for every step.
+
+    Numbers stay on the device until those of the next step are put, so that the next
+    step is on its way before anything waits for this one.
+    """
+
+    def __init__(self, metrics: JsonLines, timing: JsonLines, clock: CompileClock):
+        self._metrics, self._timing, self._clock = metrics, timing, clock
+        self._pending: tuple[int, dict[str, Any], Any] | None = None
+        self._tokens: dict[int, int] = {}
+        self._untold: list[dict[str, Any]] = []
+        self.shown: dict[str, float] = {}
+        self.first: tuple[float, Compiling] | None = None
+
+    def put(self, step: int, numbers: dict[str, Any], tokens: Any) -> None:
+        """Take the numbers of `step` and its count of tokens; write the step before."""
+        self.flush()
+        self._pending = step, numbers, tokens
+
+    def flush(self) -> None:
+        """Write what is pending. Raises RunError when loss or gradient is not finite.
+
+        Before the step is saved: a state after such a gradient is lost.
+        """
+        if self._pending is None:
+            return
+        step, numbers, tokens = self._pending
+        self._pending = None
+        numbers, tokens = jax.device_get((numbers, tokens))
+        self.shown = {k: float(v) for k, v in numbers.items()}
+        self._tokens[step] = int(tokens)
+        self._metrics.write({"step": step} | self.shown)
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(self.shown.get(name, 0.0)):
+                raise RunError(
+                    f"{self._metrics.path}: {name} of step {step} is "
+                    f"{self.shown[name]}; lower the learning rate or look at the step "
+                    "before"
+                )
+
+    def timed(self, step: int, seconds: float) -> int:
+        """Take the wall time of `step`; returns the tokens of the steps now written."""
+        compiling = self._clock.lap()
+        self.first = self.first or (seconds, compiling)
+        line = {"step": step, "seconds": seconds}
+        self._untold.append(line | {"compile_seconds": compiling.seconds})
+        told = [x for x in self._untold if x["step"] in self._tokens]
+        self._untold = self._untold[len(told) :]
+        for line in told:
+            self._timing.write(line | {"tokens": self._tokens[line["step"]]})
+        return sum(self._tokens.pop(line["step"]) for line in told)
