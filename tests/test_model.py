@@ -247,7 +247,7 @@ def test_numbers_follow_the_parameters_dtype(given, computed):
     assert logits(params, tokens, mask).dtype == computed
     out, cache = jax.eval_shape(lambda p: POLICY.prefill(p, tokens, mask, 10), params)
     assert out.dtype == computed
-    assert {x.dtype for x in cache.stacked} == {jnp.dtype(computed)}
+    assert {x.dtype for x in jax.tree.leaves(cache.stacked)} == {jnp.dtype(computed)}
     grads = jax.eval_shape(
         jax.grad(lambda p: POLICY.logits(p, tokens, mask).sum()), params
     )

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.chat import stop_tokens
-from unipost.classical import ReverseKL
 from unipost.data import Tokens, encode_rows, read_rows
+from unipost.distances import state_distances
 from unipost.evaluate import pass_at_k
 from unipost.model import Params, Policy
 from unipost.objectives import AnyObjective, margin_score
-from unipost.penalties import exact_divergence
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rollouts import texts
 from unipost.rows import Demonstration, Question
@@ -252,19 +251,6 @@ def _first(opened: OpenTask, items: int) -> OpenTask:
 
 
 @partial(jax.jit, static_argnums=0)
-def _distances(policy: Policy, params: Params, reference: Params, rows: Rows):
-    """Per response: sum_t of the exact KL(pi||ref) and KL(ref||pi), mean entropy."""
-    new = jnp.asarray(streams_of(policy, params, rows, ("vocab",)).vocab)
-    old = jnp.asarray(streams_of(policy, reference, rows, ("vocab",)).vocab)
-    mask = rows.response_mask.astype(jnp.float32)
-    reverse = exact_divergence(ReverseKL(), new, old) * mask
-    forward = exact_divergence(ReverseKL(), old, new) * mask
-    surprise = -(jnp.exp(new) * jnp.maximum(new, -1e30)).sum(-1) * mask
-    entropy = surprise.sum(-1) / jnp.maximum(mask.sum(-1), 1.0)
-    return reverse.sum(-1), forward.sum(-1), entropy
-
-
-@partial(jax.jit, static_argnums=0)
 def _margins(policy, score: Score, params, reference, chosen: Rows, rejected: Rows):
     """beta f'(u_chosen) - beta f'(u_rejected) [P], u over the sequence."""
 
@@ -305,12 +291,12 @@ def distance(
     own = base.rows._replace(
         response=jnp.asarray(tokens)[:, None], response_mask=jnp.asarray(mask)[:, None]
     )
-    reverse, _, entropy = _distances(decoder.policy, params, reference, own)
-    _, forward, _ = _distances(decoder.policy, params, reference, base.rows)
+    policies = decoder.policy, params, reference
+    at_own = state_distances(*policies, own)
     numbers = {
-        "kl_reverse": float(reverse.mean()),
-        "kl_forward": float(forward.mean()),
-        "entropy": float(entropy.mean()),
+        "kl_reverse": float(at_own.reverse.mean()),
+        "kl_forward": float(state_distances(*policies, base.rows).forward.mean()),
+        "entropy": float(at_own.entropy.mean()),
     }
     if base.wrong.any():
         rule = Score()

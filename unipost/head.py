@@ -145,7 +145,7 @@ def chunk_columns(
 def default_chunk(
     policy: Policy, params: Params, hidden: Array, extras: Collection[str]
 ) -> int:
-    """`chunk_columns` of hidden states [N T D] on the devices of the mesh, if one is set.
+    """`chunk_columns` of hidden states [N T D] on the devices of the mesh that is set.
 
     With "vocab" the logits are a result: chunks could save nothing.
     """
@@ -191,10 +191,10 @@ def scores_of(
     def piece(hidden: Array, targets: Array, mask: Array) -> Scores:
         return read(policy.head(params, hidden), targets, mask, extras)
 
-    return _by_columns(piece, chunk, hidden, targets, mask)
+    return by_columns(piece, chunk, hidden, targets, mask)
 
 
-def _by_columns(function: Callable[..., Any], chunk: int, *arrays: Array) -> Any:
+def by_columns(function: Callable[..., Any], chunk: int, *arrays: Array) -> Any:
     """`function` of `chunk` columns (axis 1) of the arrays after the other, joined."""
     rows, columns = arrays[0].shape[:2]
     fill = -columns % chunk
@@ -210,3 +210,15 @@ def _by_columns(function: Callable[..., Any], chunk: int, *arrays: Array) -> Any
     pieces = tuple(map(cut, arrays))
     whole = jax.lax.scan(lambda _, piece: (None, function(*piece)), None, pieces)[1]
     return jax.tree.map(join, whole)
+
+
+def check_reading(where: str, extras: Collection[str], chunk: int | None) -> None:
+    """Raises ValueError, in one line, for unknown extras and a chunk below 1."""
+    unknown = sorted(set(extras) - set(EXTRAS))
+    if unknown or isinstance(extras, str):
+        raise ValueError(
+            f"{where}: extras {unknown or extras!r} not understood; give a tuple out "
+            f"of {', '.join(EXTRAS)}"
+        )
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"{where}: chunk is {chunk}; give a column count >= 1 or None")

@@ -6,6 +6,7 @@ True at real tokens.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +16,22 @@ Array = jax.Array
 Params = Any
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=["axis"])
+@dataclass(frozen=True)
+class Columns:
+    """An array [layers N ...] of a cache, and which of its axes is the columns C."""
+
+    array: Array
+    axis: int
+
+
 class Cache(NamedTuple):
     """Decoding state with C columns, one of them written per step.
 
-    `stacked` has leading axes [layers, N, C], `rows` has [N] or [N, C]; both are
-    pytrees that belong to the policy. `slot` counts the columns written, a scalar: the
-    next is slot % C, the same for all rows, so a row's text may go round the end. A
-    column is overwritten after C steps: C is at least prompt plus response.
+    `stacked` holds arrays [layers N ...] as `Columns`, `rows` has leaves [N] or [N C];
+    both are pytrees that belong to the policy. `slot` counts the columns written, a
+    scalar: the next is slot % C, the same for all rows, so a row's text may go round
+    the end. A column is overwritten after C steps: C is at least prompt plus response.
     """
 
     stacked: Any
@@ -45,15 +55,22 @@ def insert_cache(cache: Cache, fresh: Cache, rows: Array) -> Cache:
     next of `cache`. A row index outside [0, N) is left out.
     """
 
-    def put(axis: int, held: Array, new: Array) -> Array:
-        if held.ndim > axis + 1:
-            new = jnp.roll(new, cache.slot - fresh.slot, axis + 1)
-        index = (slice(None),) * axis + (rows,)
-        return held.at[index].set(new, mode="drop")
+    def turned(x: Array, axis: int) -> Array:
+        return jnp.roll(x, cache.slot - fresh.slot, axis) if axis < x.ndim else x
+
+    def layers(held: Columns, new: Columns) -> Columns:
+        array = held.array.at[:, rows].set(turned(new.array, new.axis), mode="drop")
+        return Columns(array, held.axis)
+
+    def whole(x: Any) -> bool:
+        return isinstance(x, Columns)
+
+    def each(held: Array, new: Array) -> Array:
+        return held.at[rows].set(turned(new, 1), mode="drop")
 
     return Cache(
-        jax.tree.map(lambda x, y: put(1, x, y), cache.stacked, fresh.stacked),
-        jax.tree.map(lambda x, y: put(0, x, y), cache.rows, fresh.rows),
+        jax.tree.map(layers, cache.stacked, fresh.stacked, is_leaf=whole),
+        jax.tree.map(each, cache.rows, fresh.rows),
         cache.slot,
     )
 

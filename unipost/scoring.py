@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from unipost.head import EXTRAS as EXTRAS
 from unipost.head import Scores as Scores
-from unipost.head import scores_of
+from unipost.head import check_reading, scores_of
 from unipost.policy import Array, Params, Policy
 
 
@@ -38,33 +38,33 @@ def score(
     `extras` names further fields of Scores to fill, out of EXTRAS. Raises ValueError
     for other names, shapes that do not fit, and a chunk below 1.
     """
-    check(prompt, prompt_mask, response, response_mask, extras, chunk)
-    prompt_mask, response_mask = prompt_mask.astype(bool), response_mask.astype(bool)
-    response = jnp.where(response_mask, response, 0)
-    # The last response token predicts nothing that is scored.
-    tokens = jnp.concatenate([prompt, response[:, :-1]], 1)
-    mask = jnp.concatenate([prompt_mask, response_mask[:, :-1]], 1)
-    hidden = policy.hidden(params, tokens, mask)[:, prompt.shape[1] - 1 :]
-    return scores_of(policy, params, hidden, response, response_mask, extras, chunk)
+    check_reading("score", extras, chunk)
+    check_shapes(prompt, prompt_mask, response, response_mask)
+    rows = prompt, prompt_mask.astype(bool), response, response_mask.astype(bool)
+    hidden = response_hidden(policy, params, *rows)
+    return scores_of(policy, params, hidden, *rows[2:], extras, chunk)
 
 
-def check(
+def response_hidden(
+    policy: Policy,
+    params: Params,
     prompt: Array,
     prompt_mask: Array,
     response: Array,
     response_mask: Array,
-    extras: Collection[str],
-    chunk: int | None,
+) -> Array:
+    """Hidden states [N T D] that predict each response token; masks are boolean."""
+    response = jnp.where(response_mask, response, 0)
+    # The last response token predicts nothing that is scored.
+    tokens = jnp.concatenate([prompt, response[:, :-1]], 1)
+    mask = jnp.concatenate([prompt_mask, response_mask[:, :-1]], 1)
+    return policy.hidden(params, tokens, mask)[:, prompt.shape[1] - 1 :]
+
+
+def check_shapes(
+    prompt: Array, prompt_mask: Array, response: Array, response_mask: Array
 ) -> None:
-    """Raises ValueError, in one line, for arguments of `score` that do not fit."""
-    unknown = sorted(set(extras) - set(EXTRAS))
-    if unknown or isinstance(extras, str):
-        raise ValueError(
-            f"score: extras {unknown or extras!r} not understood; give a tuple out of "
-            f"{', '.join(EXTRAS)}"
-        )
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"score: chunk is {chunk}; give a column count >= 1 or None")
+    """Raises ValueError, in one line, for arrays of `score` that do not fit."""
     for name, x, mask in (
         ("prompt", prompt, prompt_mask),
         ("response", response, response_mask),

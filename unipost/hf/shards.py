@@ -74,16 +74,20 @@ def whole(shape: Shape, sharding: Sharding | None, held: list[Part]) -> Array:
 
 def fill(
     leaves: dict[tuple[str, ...], list[Part]], stored: Stored, held: Iterable[Piece]
-) -> None:
-    """Writes one tensor where it belongs; ValueError if an entry is not finite."""
+) -> int:
+    """Writes one tensor where it belongs; ValueError if an entry is not finite.
+
+    Returns the bytes read: those of the slices that devices of this process hold.
+    """
     tensor = stored.open()
-    finite = []
+    finite, read = [], 0
     for piece in held:
         source = tensor[piece.at]
         for part in leaves[piece.path]:
             place, cut = _within(piece, part.index)
             if place is None:
                 continue
+            read += source[cut].nbytes
             for i, device in enumerate(part.devices):
                 value = jax.device_put(source[cut], device)
                 written = _write(part.arrays[i], value, place, piece.transposed)
@@ -95,6 +99,7 @@ def fill(
             f"{stored.file}: tensor {stored.name} has entries that are NaN or "
             "infinite; copy it again"
         )
+    return read
 
 
 def _within(piece: Piece, index: Index) -> tuple[np.ndarray | None, Index]:

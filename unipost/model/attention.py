@@ -51,14 +51,32 @@ def mix(query: Array, key: Array, value: Array, allowed: Array, rule: Rule) -> A
     """
     rows, length, heads, size = query.shape
     query = query.reshape(rows, length, key.shape[2], -1, size)
-    scores = widen(jnp.einsum("nskge,ncke->nkgsc", query, key)) * rule.scale
+    scores = jnp.einsum("nskge,ncke->nkgsc", query, key)
+    weights = weigh(scores, allowed[:, None, None], rule).astype(value.dtype)
+    mixed = jnp.einsum("nkgsc,ncke->nskge", weights, value)
+    return mixed.reshape(rows, length, heads * size)
+
+
+def weigh(scores: Array, allowed: Array, rule: Rule) -> Array:
+    """Softmax over the columns [... C] of scaled and capped products q.k, float32."""
+    scores = widen(scores) * rule.scale
     if rule.softcap is not None:
         scores = rule.softcap * jnp.tanh(scores / rule.softcap)
     # The lowest finite number, not -inf: softmax of a row of -inf is NaN.
-    scores = jnp.where(allowed[:, None, None], scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, -1).astype(value.dtype)
-    mixed = jnp.einsum("nkgsc,ncke->nskge", weights, value)
-    return mixed.reshape(rows, length, heads * size)
+    return jax.nn.softmax(jnp.where(allowed, scores, jnp.finfo(scores.dtype).min), -1)
+
+
+def recall(
+    query: Array, keys: Array, values: Array, allowed: Array, rule: Rule
+) -> Array:
+    """One query per row [N 1 H E] over a cache; allowed [N C] -> [N 1 H*E].
+
+    keys [N K E C], values [N K C E], as `unipost.model.cache` has them.
+    """
+    rows, _, heads, size = query.shape
+    query = query.reshape(rows, keys.shape[1], -1, size)
+    weights = weigh(query @ keys, allowed[:, None, None], rule).astype(values.dtype)
+    return (weights @ values).reshape(rows, 1, heads * size)
 
 
 def visible(
@@ -123,9 +141,7 @@ def xla(query: Array, key: Array, value: Array, segments: Array, rule: Rule) -> 
     return mixed.reshape(*query.shape[:2], -1)
 
 
-def cudnn(
-    query: Array, key: Array, value: Array, segments: Array, rule: Rule
-) -> Array:
+def cudnn(query: Array, key: Array, value: Array, segments: Array, rule: Rule) -> Array:
     """cuDNN's flash kernel through `jax.nn.dot_product_attention`, in 16 bits.
 
     Aligned rows are described by their lengths, others by a mask [N 1 S S].

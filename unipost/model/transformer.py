@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.adapters import attach
-from unipost.model.attention import ATTENTION, Rule, choose, mix
+from unipost.model.attention import ATTENTION, Rule, choose, recall
+from unipost.model.cache import cache_columns, widened, write_column
 from unipost.model.config import ModelConfig
 from unipost.model.layers import mixture, mlp, multiply, project, rms_norm
 from unipost.model.layers import rotary, rotate
@@ -246,7 +247,7 @@ class Transformer:
             allowed = seen >= 0
             if window is not None:
                 allowed &= now[:, None] - seen < window
-            return mix(query, key, value, allowed[:, None], self.rule(window))
+            return recall(query, key, value, allowed, self.rule(window))
 
         # The cache is carried, not scanned over, so that XLA updates it in place.
         def body(carry, inputs):
@@ -254,13 +255,13 @@ class Transformer:
             block, kind, index = inputs
 
             def attend(query: Array, key: Array, value: Array):
-                start = tuple(jnp.int32(x) for x in (index, 0, column, 0, 0))
+                new = cache_columns(key[None], value[None])
                 whole = (
-                    jax.lax.dynamic_update_slice(keys, key[None], start),
-                    jax.lax.dynamic_update_slice(values, value[None], start),
+                    write_column(keys, new[0], index, column),
+                    write_column(values, new[1], index, column),
                 )
                 options = [partial(mixed, window) for window in kinds.windows]
-                held = (x[index] for x in whole)
+                held = (x.array[index] for x in whole)
                 return _pick(options, kind["window"], query, *held), whole
 
             x, whole = layer(config, block, x, turns[kind["rotation"]], attend)
@@ -303,14 +304,13 @@ class Transformer:
         """`Policy.prefill`."""
         extra, mask = room(tokens, columns), mask.astype(bool)
         x, stacked = self.run(params, tokens, mask)
-        slots = (0, 0), (0, 0), (0, extra), (0, 0), (0, 0)
+        stacked = tuple(widened(part, extra) for part in cache_columns(*stacked))
         position = jnp.where(mask, positions_of(mask), -1).astype(jnp.int32)
         empty = ((0, 0), (0, extra))
         rows = {
             "position": jnp.pad(position, empty, constant_values=-1),
             "length": mask.sum(1).astype(jnp.int32),
         }
-        stacked = tuple(jnp.pad(part, slots) for part in stacked)
         slot = jnp.asarray(tokens.shape[1], jnp.int32)
         return self.head(params, x[:, -1]), Cache(stacked, rows, slot)
 

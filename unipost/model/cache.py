@@ -1,0 +1,34 @@
+"""Keys and values as decoding holds them.
+
+Letters in shapes: N rows, S tokens, C cache columns, K key-value heads, E head size.
+Keys are [layers N K E C] and values [layers N K C E]: the layout in which both products
+of `attention.recall` read them as they lie. On CPU any other is transposed, or read a
+few bytes at a time, for every token.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from unipost.policy import Array, Columns
+
+
+def cache_columns(key: Array, value: Array) -> tuple[Columns, Columns]:
+    """Keys and values [layers N S K E] of S columns in the layout of the cache."""
+    return Columns(jnp.moveaxis(key, 2, 4), 4), Columns(jnp.moveaxis(value, 2, 3), 3)
+
+
+def widened(held: Columns, extra: int) -> Columns:
+    """`held` with `extra` empty columns behind."""
+    width = [(0, 0)] * held.array.ndim
+    width[held.axis] = 0, extra
+    return Columns(jnp.pad(held.array, width), held.axis)
+
+
+def write_column(held: Columns, new: Columns, layer: Array, column: Array) -> Columns:
+    """`held` with one column of one layer taken from `new` [1 N ...]."""
+    start = [jnp.int32(0)] * held.array.ndim
+    start[0], start[held.axis] = jnp.int32(layer), jnp.int32(column)
+    array = jax.lax.dynamic_update_slice(held.array, new.array, start)
+    return Columns(array, held.axis)
