@@ -11,32 +11,40 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 
 def measure(work: Callable[[], Any], repeats: int, warm: int = 2) -> dict[str, float]:
     """Seconds of `work` in `repeats` repetitions after `warm` of them.
 
-    wall_s and cpu_s are the least of each: what other processes add is not ours.
-    cpu_s counts all threads of this process. first_s is the first call with its
-    compilation, load the machine's mean number of running processes.
+    `work` returns when it is done, not when it is dispatched. wall_s and cpu_s are the
+    least of each: what other processes add is not ours. cpu_s counts all threads of
+    this process. first_s is the first call with its compilation, load the machine's
+    mean number of running processes.
     """
     begin = time.perf_counter()
-    jax.block_until_ready(work())
+    work()
     first = time.perf_counter() - begin
     for _ in range(warm - 1):
-        jax.block_until_ready(work())
-    walls, cpus = [], []
+        work()
+    stamps = [now()]
     for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        jax.block_until_ready(work())
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
+        work()
+        stamps.append(now())
+    return {"first_s": first} | between(stamps)
+
+
+def now() -> tuple[float, float]:
+    """(wall, CPU) clocks of this process in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def between(stamps: list[tuple[float, float]]) -> dict[str, float]:
+    """The same numbers from clocks taken at the end of every step."""
+    pairs = list(zip(stamps, stamps[1:], strict=False))
+    walls = [b[0] - a[0] for a, b in pairs]
     return {
         "wall_s": min(walls),
-        "cpu_s": min(cpus),
+        "cpu_s": min(b[1] - a[1] for a, b in pairs),
         "median_s": statistics.median(walls),
-        "first_s": first,
         "load": os.getloadavg()[0],
     }
 

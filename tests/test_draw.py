@@ -1,4 +1,4 @@
-"""The drawn distribution against a numpy oracle of the cuts, and the draw against it."""
+"""The distribution of a draw against a numpy oracle of the cuts, and draws from it."""
 
 import itertools
 

@@ -21,6 +21,8 @@ from unipost.sampling import (
     ContinuousSampler,
     Request,
     Sampling,
+    as_samples,
+    compiled_sample,
 )
 from unipost.sampling.protocol import completing_token
 from unipost.scoring import score
@@ -81,40 +83,43 @@ def test_completions_are_those_of_a_plain_batch(sampling):
     assert len({len(one.tokens) for one in sum(got, [])}) > 3
 
 
+def padded(rows, length):
+    """Token rows as arrays [N length], and their mask."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = row
+    return tokens, np.arange(length) < np.array([len(row) for row in rows])[:, None]
+
+
 def test_a_plain_batch_is_what_sample_draws():
     """Row p * G + g of `sample` is the completion with this number as id."""
-    from test_sampling import draw, prompts
-
-    tokens, mask = (np.asarray(x) for x in prompts())
-    asked = [
-        Request(tuple(tokens[p][mask[p]].tolist()), tuple(range(4 * p, 4 * p + 4)), 8)
-        for p in range(4)
-    ]
-    asked = [replace(request, stop_tokens=(3,)) for request in asked]
-    from test_sampling import PARAMS as params
-    from test_sampling import POLICY as policy
-
-    samples = draw()
-    sampler = BatchSampler().open(policy, TOKENIZER, Sampling(8), 5)
-    got = sampler(params, asked, jax.random.key(0))
-    for p, g in np.ndindex(4, 4):
-        n = int(samples.mask[p, g].sum())
-        np.testing.assert_array_equal(got[p][g].tokens, samples.tokens[p, g, :n])
-        np.testing.assert_allclose(got[p][g].logps, samples.logps[p, g, :n])
-        assert (got[p][g].finish == "stop") == bool(samples.finished[p, g])
+    prompts = [(1, 2, 3, 4, 5, 6, 7), (7, 6, 5, 4, 3, 2, 1)]
+    asked = [Request(x, (2 * p, 2 * p + 1), T, (3,)) for p, x in enumerate(prompts)]
+    whole = padded(prompts, LENGTH)
+    options = {"group": 2, "stop_tokens": (3,), "pad_token": 0}
+    samples = compiled_sample(POLICY, PARAMS, *whole, KEY, Sampling(T), **options)
+    got = engine(BatchSampler())(PARAMS, asked, KEY)
+    again = as_samples(got, T, 0)
+    for one, other in zip(samples, again, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
 
 
 @pytest.mark.parametrize("params, tolerance", [(SINGLE, 1e-4), (PARAMS, 1e-10)])
 def test_log_probs_are_the_scorers(params, tolerance):
-    asked = requests(count=4)
-    for request, group in zip(asked, engine()(params, asked, KEY), strict=True):
-        for one in group:
-            assert one.logps.dtype == params["embedding"].dtype
-            prompt = jnp.array([request.prompt])
-            response = jnp.array([one.tokens])
-            ones = (jnp.ones(x.shape, bool) for x in (prompt, response))
-            want = score(POLICY, params, prompt, next(ones), response, next(ones))
-            np.testing.assert_allclose(one.logps, want.logps[0], atol=tolerance)
+    asked = requests()
+    groups = zip(asked, engine()(params, asked, KEY), strict=True)
+    drawn = [(request.prompt, one) for request, group in groups for one in group]
+    prompts = np.zeros((len(drawn), LENGTH), np.int32)
+    real = np.zeros(prompts.shape, bool)
+    for row, (prompt, _) in enumerate(drawn):
+        prompts[row, -len(prompt) :], real[row, -len(prompt) :] = prompt, True
+    response, mask = padded([one.tokens for _, one in drawn], T)
+    fast = jax.jit(score, static_argnums=0)
+    want = np.asarray(fast(POLICY, params, prompts, real, response, mask).logps)
+    for row, (_, one) in enumerate(drawn):
+        assert one.logps.dtype == params["embedding"].dtype
+        count = len(one.tokens)
+        np.testing.assert_allclose(one.logps, want[row, :count], atol=tolerance)
 
 
 def test_a_request_draws_the_same_whatever_else_is_in_the_batch():
@@ -240,9 +245,11 @@ def test_no_program_is_compiled_again_for_other_requests():
         return POLICY.decode(*inputs)
 
     opened = engine(SMALL, Sampling(T), replace(POLICY, prefill=prefill, decode=decode))
-    opened(PARAMS, requests(), KEY)
+    asked = requests()
+    opened(PARAMS, asked, KEY)
     first = len(traces)
-    opened(PARAMS, requests(count=9, group=2, seed=1), jax.random.key(1))
+    others = [Request(r.prompt[::-1], (4, 5), 9, (1,)) for r in asked]
+    opened(PARAMS, others + others, jax.random.key(1))
     # the shapes of the empty slots are asked for at every call
     assert traces[first:] == ["prefill"] and traces.count("decode") <= 2
 

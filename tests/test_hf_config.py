@@ -96,6 +96,13 @@ CHANGES = [
         "norm_offset": 1.0,
         "embedding_scale": 8.0,
         "norms": "both",
+        "qk_norm": "head",
+    },
+    {
+        "activation": "gelu_tanh",
+        "norm_offset": 1.0,
+        "embedding_scale": 8.0,
+        "norms": "both",
         "attention_scale": 24**-0.5,
         "attention_softcap": 5.0,
         "layer_types": ("sliding", "full", "full", "full"),
@@ -140,6 +147,9 @@ def test_the_refusal_of_a_model_names_the_family_that_has_it():
         render_config(config, "float32")
     config = dataclasses.replace(PLAIN, attention_scale=0.3)
     with pytest.raises(ValueError, match="attention_scale .*no supported family has"):
+        render_config(config, "float32")
+    config = dataclasses.replace(PLAIN, family="phi3", rope_scaling=LinearRope(2.0))
+    with pytest.raises(ValueError, match="rope_scaling .*no phi3.*family='llama' has"):
         render_config(config, "float32")
     with pytest.raises(ValueError, match="ModelConfig.family is 'gpt2'; give one of"):
         render_config(dataclasses.replace(PLAIN, family="gpt2"), "float32")

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unipost import scoring
+from unipost import head as head_module
+from unipost.head import read
 from unipost.model import (
     ModelConfig,
     function_policy,
@@ -102,9 +103,10 @@ def test_chunks_change_no_value_and_no_gradient(chunk):
 
 
 def test_automatic_chunk_bounds_the_logits(monkeypatch):
-    data = batch(3)
+    data = batch(3, response=17)
     plain = fast(POLICY, PARAMS, *data)
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 4 * 13 * 2)
+    # two columns of four rows; 17 columns are worth a loop, at hidden size 16
+    monkeypatch.setattr(head_module, "LOGITS_BYTES", 4 * 13 * 2 * 8)
     seen = []
 
     def head(params, hidden):
@@ -181,11 +183,12 @@ def test_collisions_of_large_logits_keep_their_digits():
     """float32 logits of a few hundred: log sum p^2 is of log p, not of the logits."""
     z = np.random.default_rng(0).normal(size=(1, 4, 13)) + 300.0
     mask, tokens = jnp.ones((1, 4), bool), jnp.zeros((1, 4), int)
-    got = scoring.read(jnp.asarray(z, jnp.float32), tokens, mask, ("collision",))
+    got = read(jnp.asarray(z, jnp.float32), tokens, mask, ("collision",))
     p = np.exp(z - np.log(np.exp(z - 300).sum(-1, keepdims=True)) - 300)
+    assert got.collision is not None
     np.testing.assert_allclose(got.collision, np.log((p**2).sum(-1)), rtol=1e-4)
     assert got.collision.dtype == jnp.float32
-    sure = scoring.read(1e4 * jnp.eye(4)[None], tokens, mask, ("collision",))
+    sure = read(1e4 * jnp.eye(4)[None], tokens, mask, ("collision",))
     assert np.isfinite(sure.collision).all()
 
 

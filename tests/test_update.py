@@ -28,6 +28,7 @@ from unipost.update import (
     annotate,
     streams_of,
     update,
+    with_packing,
     with_streams,
 )
 
@@ -57,6 +58,27 @@ def test_cutting_the_batch_changes_nothing(name):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("data"))
     close(run(*jax.device_put((rows, batch), spread)), one)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_texts_that_share_rows_change_nothing(name):
+    """One piece of short rows, and two pieces of rows that take all texts of a few."""
+    padded = chained(name, kind="transformer")
+    for length, pieces in ((9, 1), (20, 2)):
+        run = partial(chained, pieces=pieces, kind="transformer")
+        close(run(name, packed_length=length), padded)
+
+
+def test_packed_rows_hold_every_token_once():
+    rows, _ = rows_and_batch("dpo")
+    packed = with_packing(rows, 20, 2).packed
+    sizes = (rows.prompt_mask.sum(-1) + rows.response_mask.sum(-1) - 1) * (
+        rows.response_mask.any(-1)
+    )
+    assert (packed.segments > 0).sum() == sizes.sum()
+    assert packed.tokens.shape[1] * 20 < rows.prompt.size + rows.response.size
+    with pytest.raises(ValueError, match="pack_rows.length: 5; text 0 needs 7 slots"):
+        with_packing(rows, 5, 2)
 
 
 @pytest.mark.parametrize("name", ["f_sft-lse", "dpo", "luffy"])

@@ -23,7 +23,9 @@ from unipost.signals import BatchZScore
 from unipost.update import (
     Rows,
     loss_and_grad,
+    minibatch,
     streams_of,
+    with_packing,
     with_present,
     with_streams,
 )
@@ -157,7 +159,7 @@ def mismatched(rows, model):
         k = (i + 1) % p
         if not rows.response_mask[k, j].any():
             continue
-        both = zip(rows, (i, i, k, k), strict=True)
+        both = zip(rows[:4], (i, i, k, k), strict=True)
         one = Rows(*(x[n : n + 1, j : j + 1] for x, n in both))
         ends = model.params, model.reference
         new, old = (forward(x, one, model.policy).policy.sum() for x in ends)
@@ -189,11 +191,11 @@ def pulled(name, streams, prepared):
     return jax.value_and_grad(EXAMPLES[name].loss, has_aux=True)(streams, prepared)
 
 
-def chained(name, rows=None, batch=None, pieces=1, kind="mean"):
+def chained(name, rows=None, batch=None, pieces=1, kind="mean", packed_length=None):
     """((loss, metrics), gradient) of the example, by the chain rule through `forward`.
 
     The objective is prepared on the whole batch and cut into `pieces`, whose results
-    are added.
+    are added. With `packed_length` the texts of each piece share rows of this length.
     """
     objective, model = EXAMPLES[name], MODELS[kind]
     if rows is None or batch is None:
@@ -202,10 +204,11 @@ def chained(name, rows=None, batch=None, pieces=1, kind="mean"):
     if "mismatched" in objective.needs:
         batch = replace(batch, mismatched=mismatched(rows, model))
     prepared = prepare(name, batch)
-    total, size = None, len(rows.prompt) // pieces
+    if packed_length is not None:
+        rows = with_packing(rows, packed_length, pieces)
+    total = None
     for i in range(pieces):
-        cut = slice(i * size, (i + 1) * size) if pieces > 1 else slice(None)
-        some, part = jax.tree.map(lambda x, cut=cut: x[cut], (rows, prepared))
+        some, part = minibatch((rows, prepared), i, pieces)
         streams = forward(model.params, some, model.policy)
         value, cotangent = pulled(name, streams, part)
         cotangent = jax.tree.map(lambda x, s: x.astype(s.dtype), cotangent, streams)

@@ -92,7 +92,8 @@ def pack_rows(
     """Texts [N L], [N T] laid into rows of `length` slots, best fit decreasing.
 
     `rows` is the number of rows; None: as many as needed, rounded up to a multiple of
-    `multiple` and of `blocks`, as K is to one of `length`, so that few shapes occur.
+    `multiple` and of `blocks`. K is a multiple of an eighth of a block's slots: few
+    shapes occur, so few programs are compiled.
     `blocks` is the number of devices that rows are split over. Empty responses take no
     slot. Raises ValueError, in one line, for a text longer than `length`, a response
     without a prompt, and rows that do not suffice.
@@ -140,7 +141,8 @@ def pack_pieces(
     order = np.arange(rows).reshape(-1, blocks).T.reshape(-1)
     laid = [_lay(texts, plan, length, order, blocks) for texts, plan in parts]
     scored = max(len(block.places) for part in laid for block in part[1])
-    width = min(_rounded(scored, length), rows // blocks * length)
+    # in eighths of a block's slots
+    width = _rounded(scored, max(1, rows // blocks * length // 8))
     filled = [_fill(*part, width, size * columns) for part in laid]
     return Packed(*map(np.stack, zip(*filled, strict=True)))
 

@@ -264,7 +264,7 @@ class SampledPreferences(Source):
             worse[wanted - step * self.prompts :] = False
             where = np.flatnonzero(worse.any(1))
             first = worse.argmax(1)[where]
-            for kept, x in zip(pairs, rows, strict=True):
+            for kept, x in zip(pairs, rows[:4], strict=True):
                 x = np.asarray(x)
                 kept.append(np.stack([x[where, -1], x[where, first]], 1))
         stacked = [np.concatenate(x).reshape(-1, x[0].shape[-1]) for x in pairs]

@@ -31,7 +31,15 @@ from unipost.reference_cache import check_cache, with_reference
 from unipost.runs import JsonLines, RunError, environment, open_folder, write_atomic
 from unipost.sources import Setting, Source, Stream
 from unipost.step_lines import StepLines
-from unipost.update import REFERENCE, State, advantage, update, with_streams
+from unipost.update import (
+    REFERENCE,
+    State,
+    advantage,
+    minibatch,
+    update,
+    with_packing,
+    with_streams,
+)
 from unipost.vocabulary import Distillation
 
 
@@ -51,6 +59,8 @@ class Experiment:
                   the model as it starts, without its adapter
     reference_cache  folder that keeps the reference's log-probs of fixed rows, computed
                   once and shared by runs; None: computed at every step
+    packed_length  tokens of a row that several texts share, so that padding costs
+                  nothing; None: a row per text
     lora          low-rank adapter that is trained in place of the model
     compute       dtype of products, what is recomputed, which attention
     """
@@ -68,6 +78,7 @@ class Experiment:
     checkpoints: Checkpoints | None = None
     reference: str | None = None
     reference_cache: str | None = None
+    packed_length: int | None = None
     lora: LoRA | None = None
     compute: Compute = Compute()
 
@@ -75,7 +86,9 @@ class Experiment:
         for name in ("steps", "inner_epochs", "minibatches", "microbatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}; write 1 or more")
-        pieces = self.minibatches * self.microbatches
+        pieces, length = self.minibatches * self.microbatches, self.packed_length
+        if length is not None and length < 1:
+            raise ValueError(f"packed_length: {length}; write 1 or more, or null")
         prompts = self.data.prompts
         if prompts % pieces:
             raise ValueError(
@@ -281,6 +294,8 @@ class _Loop:
         params, cuts = self._whole(state), pieces * experiment.microbatches
         judge = self.reference
         rows, batch, reported = self.stream.batch(step, params)
+        if experiment.packed_length is not None:
+            rows = with_packing(rows, experiment.packed_length, cuts)
         batch = with_streams(
             objective,
             policy,
@@ -304,13 +319,9 @@ class _Loop:
         whole, reported = self._draw(state, step)
         updates = experiment.inner_epochs * pieces
         total = jnp.asarray(experiment.steps * updates)
-        count = whole[0].response.shape[0] // pieces
         parts = []
         for i in range(updates):
-            cut = slice(i % pieces * count, (i % pieces + 1) * count)
-            part = whole
-            if pieces > 1:
-                part = jax.tree.map(lambda x, cut=cut: x[cut], whole)
+            part = minibatch(whole, i % pieces, pieces)
             state, metrics = update(
                 self.model.policy,
                 experiment.objective,

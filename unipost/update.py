@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unipost.adapters import with_trained
 from unipost.batch import Batch, Streams
@@ -20,6 +21,7 @@ from unipost.levels import given
 from unipost.model import Params, Policy
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
+from unipost.packed import Packed, pack_pieces, score_packed
 from unipost.scoring import EXTRAS, score
 
 Array = jax.Array
@@ -28,12 +30,17 @@ REFERENCE = frozenset({"reference", "reference_lse", "reference_vocab", "mismatc
 
 
 class Rows(NamedTuple):
-    """Text of P prompts x G responses: prompts [P, G, L], responses [P, G, T]."""
+    """Text of P prompts x G responses: prompts [P, G, L], responses [P, G, T].
+
+    `packed` is the same text without padding, laid out in pieces of P, one after the
+    other on its first axis (`with_packing`): where it is given, it is what is scored.
+    """
 
     prompt: Array
     prompt_mask: Array
     response: Array
     response_mask: Array
+    packed: Packed | None = None
 
 
 class State(NamedTuple):
@@ -49,9 +56,14 @@ class State(NamedTuple):
 
 def streams_of(policy: Policy, params: Params, rows: Rows, extras=()) -> Streams:
     """Log-prob streams [P, G, T] of the responses under `params`, at temperature 1."""
-    p, g = rows.response.shape[:2]
-    flat = (x.reshape(p * g, x.shape[-1]) for x in rows)
-    scores = score(policy, params, *flat, extras=tuple(extras))
+    p, g, length = rows.response.shape
+    if rows.packed is not None:
+        one = jax.tree.map(partial(jnp.squeeze, axis=0), rows.packed)
+        shape = p * g, length
+        scores = score_packed(policy, params, one, shape, extras=tuple(extras))
+    else:
+        flat = (x.reshape(p * g, x.shape[-1]) for x in rows[:4])
+        scores = score(policy, params, *flat, extras=tuple(extras))
     whole = jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), scores)
     return Streams(whole.logps, **{x: getattr(whole, x) for x in EXTRAS})
 
@@ -73,10 +85,30 @@ def annotate(
     )
 
 
+def with_packing(rows: Rows, length: int, pieces: int) -> Rows:
+    """`rows` with their texts packed into rows of `length` tokens, in `pieces` of P.
+
+    A computation in microbatches takes as many pieces. It happens on the host. Raises
+    ValueError for a text longer than `length`.
+    """
+    flat = (np.asarray(x).reshape(-1, x.shape[-1]) for x in rows[:4])
+    return rows._replace(packed=pack_pieces(*flat, length, pieces))
+
+
+def minibatch(tree: Any, index: int, count: int) -> Any:
+    """The `index`-th of `count` equal pieces of every leaf's first axis."""
+
+    def cut(x):
+        size = x.shape[0] // count
+        return x[index * size : (index + 1) * size]
+
+    return tree if count == 1 else jax.tree.map(cut, tree)
+
+
 def mismatched_rows(rows: Rows, minibatches: int = 1) -> Rows:
     """Every prompt with the response of the next prompt of its minibatch, the same g.
 
-    The last prompt of a minibatch gets the response of the first.
+    The last prompt of a minibatch gets the response of the first. Not packed.
     """
 
     def rolled(x):

@@ -64,6 +64,8 @@ def parse_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
         **read_windows(reader, sizes["num_hidden_layers"]),
         **family.parts,
     }
+    if "layer_types" not in parts:
+        parts["local_rope_theta"] = None
     reader.finish()
     try:
         return canonical(ModelConfig(**parts))
@@ -189,12 +191,13 @@ def _difference(config: ModelConfig, fields: Mapping[str, Any]) -> str | None:
     family = FAMILIES[config.family]
     if family.divides and config.hidden_size % config.num_attention_heads:
         return "num_attention_heads"
-    if config.experts is not None and "num_experts_per_tok" not in family.defaults:
+    if (config.experts is None) == ("num_experts_per_tok" in family.defaults):
         return "experts"
     try:
         again = parse_config(fields, Path("config.json"))
     except ValueError:
-        return "family"
+        # the one part that some families refuse to read at all
+        return "rope_scaling"
     ours = canonical(config)
     differing = (
         field.name

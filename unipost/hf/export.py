@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
-from unipost.adapters import HEAD, Adapted, merged, terms
+from unipost.adapters import Adapted, merged, terms
 from unipost.hf.config import render_config
 from unipost.hf.files import INDEX, SINGLE, write_file
 from unipost.hf.load import DTYPES

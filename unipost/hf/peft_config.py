@@ -62,8 +62,8 @@ def read_request(
         off = value is None or value is False or value in ("", [], {})
         plain = value in PLAIN.get(name, ())
         if name not in READ | RECORDS and not (off or plain):
-            allowed = " or ".join(map(repr, PLAIN.get(name, ("none",))))
-            _refuse(path, name, value, allowed)
+            allowed = " or ".join(map(repr, PLAIN.get(name, ())))
+            _refuse(path, name, value, allowed or "an adapter without it")
     rank, alpha = fields.get("r", 8), fields.get("lora_alpha", 8)
     if not isinstance(rank, int) or rank < 1:
         _refuse(path, "r", rank, "a positive integer")

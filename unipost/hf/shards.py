@@ -1,8 +1,8 @@
 """Leaves of the parameters on the devices of this process, filled tensor by tensor.
 
 A device holds a part of each leaf. It starts as zeros, and every slice of a stored
-tensor is written where it belongs, in place. So beside the device arrays there is one
-tensor at a time, and of it only what this process needs.
+tensor is written where it belongs, in place. So beside the device arrays there is a block
+of one tensor at a time, and only of what this process needs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ Array = jax.Array
 Sharding = jax.sharding.Sharding
 Shape = tuple[int, ...]
 Index = tuple[slice, ...]
+# Bytes of a tensor that are moved at a time.
+BLOCK = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -79,48 +81,61 @@ def fill(
 
     Returns the bytes read: those of the slices that devices of this process hold.
     """
-    tensor = stored.open()
-    finite, read = [], 0
+    tensor, read = stored.open(), 0
     for piece in held:
-        source = tensor[piece.at]
         for part in leaves[piece.path]:
             place, cut = _within(piece, part.index)
             if place is None:
                 continue
-            read += source[cut].nbytes
-            for i, device in enumerate(part.devices):
-                value = jax.device_put(source[cut], device)
-                written = _write(part.arrays[i], value, place, piece.transposed)
-                part.arrays[i] = written[0]
-                finite.append(written[1])
-    # waits, so that only one tensor is under way
-    if not all(map(bool, finite)):
-        raise ValueError(
-            f"{stored.file}: tensor {stored.name} has entries that are NaN or "
-            "infinite; copy it again"
-        )
+            value = tensor[piece.at][cut]
+            read += value.nbytes
+            if not _put(part, value, place, piece.transposed):
+                raise ValueError(
+                    f"{stored.file}: tensor {stored.name} has entries that are NaN or "
+                    "infinite; copy it again"
+                )
     return read
 
 
-def _within(piece: Piece, index: Index) -> tuple[np.ndarray | None, Index]:
+def _within(piece: Piece, index: Index) -> tuple[tuple[int, ...] | None, Index]:
     """Where a piece lies in leaf[index], and the slices of the piece that lie there."""
     lead = len(piece.index)
     pairs = zip(piece.index, index[:lead], strict=True)
     if not all(cut.start <= at < cut.stop for at, cut in pairs):
         return None, ()
-    place = [at - cut.start for at, cut in zip(piece.index, index, strict=False)]
+    place = tuple(
+        at - cut.start for at, cut in zip(piece.index, index, strict=False)
+    )
     cut = index[lead:]
-    return np.array(place, np.int32), cut[::-1] if piece.transposed else cut
+    return place, cut[::-1] if piece.transposed else cut
+
+
+def _put(
+    part: Part, value: np.ndarray, place: tuple[int, ...], transposed: bool
+) -> bool:
+    """Writes `value` into every copy of a part, by blocks; whether it is finite."""
+    rows = max(1, BLOCK // (value.nbytes // len(value)))
+    axis = -1 if transposed else len(place)
+    start = np.zeros(part.arrays[0].ndim, np.int32)
+    start[: len(place)] = place
+    finite = True
+    for first in range(0, len(value), rows):
+        start[axis] = first
+        block = np.ascontiguousarray(value[first : first + rows])
+        for i, device in enumerate(part.devices):
+            moved = jax.device_put(block, device)
+            part.arrays[i], fine = _write(part.arrays[i], moved, start, transposed)
+            # waits, so that only one block is under way
+            finite &= bool(fine)
+    return finite
 
 
 @partial(jax.jit, static_argnums=3, donate_argnums=0)
 def _write(
-    part: Array, value: Array, place: Array, transposed: bool
+    part: Array, value: Array, start: Array, transposed: bool
 ) -> tuple[Array, Array]:
-    """`part` with `value` at `place` of its leading axes; whether it is finite."""
+    """`part` with `value` at `start`, and whether `value` is finite; in place."""
     finite = jnp.isfinite(value).all()
     value = (value.T if transposed else value).astype(part.dtype)
-    lead = len(place)
-    start = [place[i] for i in range(lead)] + [jnp.int32(0)] * (part.ndim - lead)
-    value = value.reshape((1,) * lead + value.shape)
-    return jax.lax.dynamic_update_slice(part, value, start), finite
+    value = value.reshape((1,) * (part.ndim - value.ndim) + value.shape)
+    return jax.lax.dynamic_update_slice(part, value, tuple(start)), finite

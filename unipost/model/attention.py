@@ -3,7 +3,7 @@
 Letters in shapes: N rows, S tokens, H query heads, K key-value heads, E head size, C
 cache columns. Every implementation computes, for query i of a text,
 
-    sum_j softmax_j(cap(scale q_i . k_j)) v_j   over j <= i of the same text, i - j < window
+    sum_j softmax_j(cap(scale q_i . k_j)) v_j,  j <= i of the same text, i - j < window
 
 with cap(x) = c tanh(x / c) where there is a softcap. `segments` [N S] names the text
 that a token belongs to, 0 for padding; texts are contiguous. What padding reads is
@@ -44,17 +44,34 @@ class Rule:
 Attend = Callable[[Array, Array, Array, Array, Rule], Array]
 
 
-def mix(query: Array, key: Array, value: Array, allowed: Array, rule: Rule) -> Array:
-    """query [N S H E], key and value [N C K E], allowed [N|1 S C] -> [N S H*E].
+def grouped(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+    """Heads first: queries [N K G S E] in G per key-value head, the others [N K C E].
 
-    Scores are float32 or wider. A query that may read nothing gets the mean of all.
+    In this layout the products of `mix` are plain batches of matrices.
     """
     rows, length, heads, size = query.shape
     query = query.reshape(rows, length, key.shape[2], -1, size)
-    scores = jnp.einsum("nskge,ncke->nkgsc", query, key)
+    return jnp.moveaxis(query, 1, 3), jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
+
+
+def mix(query: Array, key: Array, value: Array, allowed: Array, rule: Rule) -> Array:
+    """query [N K G S E], key and value [N K C E], allowed [N|1 S C] -> [N K G S E].
+
+    Scores are float32 or wider. A query that may read nothing gets the mean of all.
+    """
+    rows, heads, group, length, size = query.shape
+    # the queries of a group are rows of one product: they read the same keys
+    scores = query.reshape(rows, heads, -1, size) @ jnp.swapaxes(key, -1, -2)
+    scores = scores.reshape(rows, heads, group, length, -1)
     weights = weigh(scores, allowed[:, None, None], rule).astype(value.dtype)
-    mixed = jnp.einsum("nkgsc,ncke->nskge", weights, value)
-    return mixed.reshape(rows, length, heads * size)
+    mixed = weights.reshape(rows, heads, group * length, -1) @ value
+    return mixed.reshape(query.shape)
+
+
+def flat(mixed: Array) -> Array:
+    """[N K G S E] as [N S H*E]."""
+    mixed = jnp.moveaxis(mixed, 3, 1)
+    return mixed.reshape(*mixed.shape[:2], -1)
 
 
 def weigh(scores: Array, allowed: Array, rule: Rule) -> Array:
@@ -105,7 +122,8 @@ def einsum(
     query: Array, key: Array, value: Array, segments: Array, rule: Rule
 ) -> Array:
     """All scores at once, [N H S S]."""
-    return mix(query, key, value, visible(segments, rule.window), rule)
+    heads = grouped(query, key, value)
+    return flat(mix(*heads, visible(segments, rule.window), rule))
 
 
 def blocks(
@@ -117,14 +135,15 @@ def blocks(
     """
     length = query.shape[1]
     size = max(BLOCK, -(-length // BLOCKS))
+    query, key, value = grouped(query, key, value)
     parts = []
     for start in range(0, length, size):
         stop = min(start + size, length)
         first = first_column(start, rule.window)
         allowed = visible(segments, rule.window, start, stop)
-        seen = key[:, first:stop], value[:, first:stop]
-        parts.append(mix(query[:, start:stop], *seen, allowed, rule))
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
+        seen = key[:, :, first:stop], value[:, :, first:stop]
+        parts.append(mix(query[:, :, :, start:stop], *seen, allowed, rule))
+    return flat(jnp.concatenate(parts, 3))
 
 
 def xla(query: Array, key: Array, value: Array, segments: Array, rule: Rule) -> Array:

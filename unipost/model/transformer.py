@@ -20,8 +20,15 @@ from unipost.adapters import attach
 from unipost.model.attention import ATTENTION, Rule, choose, recall
 from unipost.model.cache import cache_columns, widened, write_column
 from unipost.model.config import ModelConfig
-from unipost.model.layers import mixture, mlp, multiply, project, rms_norm
-from unipost.model.layers import rotary, rotate
+from unipost.model.layers import (
+    mixture,
+    mlp,
+    multiply,
+    project,
+    rms_norm,
+    rotary,
+    rotate,
+)
 from unipost.policy import Array, Cache, Params, Policy, room, widen
 
 KEEP = jax.checkpoint_policies
@@ -131,7 +138,7 @@ def layer(
     turn: Array,
     attend: Callable[[Array, Array, Array], tuple[Array, Any]],
 ) -> tuple[Array, Any]:
-    """One block on the stream x [N S D]; attend(q, k, v) -> (mixed [N S H*E], extra)."""
+    """One block on the stream x [N S D]; attend(q, k, v) -> (mixed, extra)."""
 
     def normed(name: str, y: Array) -> Array:
         return rms_norm(block[name], y, config) if name in block else y

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -135,8 +136,8 @@ class _RemoteEngine:
     ) -> list[list[Completion]]:
         check_requests(requests, self.sampling, self.prompt_length, self.tokenizer)
         keys = row_keys(key, np.array([r.ids[0] for r in requests], np.int32))
-        # 31 bits: every server takes them
-        seeds = np.asarray(jax.vmap(jax.random.bits)(keys)).astype(np.int64) >> 1
+        bits = jax.vmap(partial(jax.random.bits, dtype="uint32"))(keys)
+        seeds = np.asarray(bits) >> 1  # 31 bits: every server takes them
         stop = threading.Event()
 
         def answer(request: Request, seed: int) -> list[Completion]:
