@@ -92,7 +92,7 @@ def make(folder: Path, gigabytes: float) -> int:
             yield np.resize(noise, shapes[name])
 
     names, places = list(shapes), {}
-    groups = [names[i :: 4] for i in range(4)]
+    groups = [names[i::4] for i in range(4)]
     for i, group in enumerate(groups):
         file = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
         held = {name: shapes[name] for name in group}
@@ -135,7 +135,9 @@ def read(folder: Path, dtype: Any, sliced: bool) -> dict[str, float]:
         jax.block_until_ready(params)
         seconds = time.perf_counter() - start
     held = sum(
-        shard.data.nbytes for x in jax.tree.leaves(params) for shard in x.addressable_shards
+        shard.data.nbytes
+        for x in jax.tree.leaves(params)
+        for shard in x.addressable_shards
     )
     return {
         "seconds": seconds,
@@ -166,7 +168,10 @@ def measure(folder: Path, dtype: str, how: str, processes: int, devices: int) ->
     run = [sys.executable, __file__, "--child", str(folder), dtype, how, str(port)]
     children = [
         subprocess.Popen(
-            [*run, str(processes), str(rank)], env=env, stdout=subprocess.PIPE, text=True
+            [*run, str(processes), str(rank)],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in range(processes)
     ]

@@ -54,7 +54,14 @@ class Trainer:
     def __call__(self, rows: Rows, batch: Batch) -> Any:
         """Loss, gradient, clipping and AdamW; the new state and the metrics."""
         self.state, metrics = update(
-            self.policy, self.objective, OPTIMIZER, self.state, rows, batch, 1, self.steps
+            self.policy,
+            self.objective,
+            OPTIMIZER,
+            self.state,
+            rows,
+            batch,
+            1,
+            self.steps,
         )
         return self.state, metrics
 
@@ -92,8 +99,6 @@ def sampler(policy: Policy, rows: Rows, columns: int, group: int) -> Callable[..
 
     def draw(params: Params, seed: int) -> Any:
         key = jax.random.key(seed)
-        return compiled_sample(
-            policy, params, prompt, mask, key, sampling, group=group
-        )
+        return compiled_sample(policy, params, prompt, mask, key, sampling, group=group)
 
     return draw

@@ -1,6 +1,7 @@
 """Eight host devices and 64-bit mode for every test; float32 is asked for by dtype."""
 
 import os
+from pathlib import Path
 
 # cheap compilation: most of the tests' time is XLA's
 FLAGS = (
@@ -11,3 +12,18 @@ FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+
+# programs are compiled once and kept for the next run of the tests
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_configure(config):
+    """Bound the programs kept; the process that only hands out tests imports no jax."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
+        from unipost.compilation import trim
+
+        if CACHE.exists():
+            trim(CACHE, 2**29)

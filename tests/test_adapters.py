@@ -66,7 +66,10 @@ def test_an_adapter_starts_as_its_base(fused):
 def test_the_draw_depends_on_the_seed_alone():
     one, two, other = (init_adapter(LoRA(2), BASE, seed, ()) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, two)
-    same = [np.array_equal(*x) for x in zip(*map(jax.tree.leaves, (one, other)), strict=True)]
+    same = [
+        np.array_equal(*x)
+        for x in zip(*map(jax.tree.leaves, (one, other)), strict=True)
+    ]
     assert not all(same)
 
 
@@ -79,7 +82,7 @@ def test_a_projection_adds_its_scaled_product(rslora, scale):
     kernel = np.asarray(BASE["blocks"]["up"]["kernel"])
     want = kernel + scale * np.einsum("lir,lro->lio", a, b)
     got = merge(params)
-    np.testing.assert_allclose(got["blocks"]["up"]["kernel"], want, rtol=1e-5)
+    np.testing.assert_allclose(got["blocks"]["up"]["kernel"], want, atol=1e-6)
     del got["blocks"]["up"]
     others = {k: v for k, v in BASE["blocks"].items() if k != "up"}
     jax.tree.map(np.testing.assert_array_equal, got, {**BASE, "blocks": others})
@@ -87,10 +90,12 @@ def test_a_projection_adds_its_scaled_product(rslora, scale):
 
 @pytest.mark.parametrize("fused", [(), FUSED])
 def test_merged_and_attached_agree(fused):
-    params = drawn(init_adapter(LoRA(3, targets=(*TARGETS, "head")), BASE, 0, fused))
+    base = jax.tree.map(lambda x: x.astype(jnp.float64), BASE)
+    lora = LoRA(3, targets=(*TARGETS, "head"))
+    params = drawn(init_adapter(lora, base, 0, fused), jnp.float64)
     attached, merged = (LOGITS(x, TOKENS, REAL) for x in (params, merge(params)))
-    np.testing.assert_allclose(attached, merged, atol=1e-5)
-    assert float(jnp.abs(attached - LOGITS(BASE, TOKENS, REAL)).max()) > 0.1
+    np.testing.assert_allclose(attached, merged, atol=1e-9)
+    assert float(jnp.abs(attached - LOGITS(base, TOKENS, REAL)).max()) > 0.1
 
 
 def test_projections_of_one_matrix_share_their_input_factor():
@@ -109,12 +114,14 @@ def test_projections_of_one_matrix_share_their_input_factor():
 def test_merging_rounds_a_bfloat16_base_once():
     base = jax.tree.map(lambda x: x.astype(jnp.bfloat16), BASE)
     params = drawn(init_adapter(LoRA(2, targets=("down",)), base, 0, ()))
-    wide = Adapted(jax.tree.map(lambda x: x.astype(jnp.float32), base), params.adapter, 32.0)
+    wide = Adapted(
+        jax.tree.map(lambda x: x.astype(jnp.float32), base), params.adapter, 32.0
+    )
     want = merge(wide)["blocks"]["down"]["kernel"].astype(jnp.bfloat16)
     np.testing.assert_array_equal(merge(params)["blocks"]["down"]["kernel"], want)
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "gkd"])
+@pytest.mark.parametrize("name", ["dpo", "grpo", "gkd"])
 def test_the_gradient_is_that_of_the_adapter_alone(name):
     """By the chain rule from G = dL/dW: dL/dA = s G B^T and dL/dB = s A^T G."""
     policy, base = TRANSFORMER.policy, TRANSFORMER.params
@@ -146,7 +153,10 @@ def test_the_gradient_is_that_of_the_adapter_alone(name):
     [
         ({"rank": 0}, "lora.rank: 0; write an integer of 1 or more"),
         ({"alpha": 0.0}, "lora.alpha: 0.0; write a number > 0"),
-        ({"targets": ("query", "q_proj")}, r"lora.targets: \['q_proj'\]; write some of"),
+        (
+            {"targets": ("query", "q_proj")},
+            r"lora.targets: \['q_proj'\]; write some of",
+        ),
         ({"targets": ()}, "lora.targets: empty; write some of query, key"),
     ],
 )
@@ -162,7 +172,8 @@ def test_targets_that_a_model_does_not_have_as_one_matrix_are_refused():
     with pytest.raises(ValueError, match="query without key and value; this model"):
         init_adapter(LoRA(targets=("query",)), BASE, 0, FUSED)
     experts = init_params(
-        ModelConfig(**{**vars(CONFIG), "experts": Experts(4, 2), "family": "mixtral"}), 0
+        ModelConfig(**{**vars(CONFIG), "experts": Experts(4, 2), "family": "mixtral"}),
+        0,
     )
     with pytest.raises(ValueError, match="gate is a mixture of experts in this model"):
         init_adapter(LoRA(), experts, 0, ())

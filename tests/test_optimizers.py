@@ -240,6 +240,28 @@ def test_microbatches_give_the_same_parameters(name, optimizer):
     same(ends[2], ends[0], 1e-8)
 
 
+def test_pieces_are_added_in_float32():
+    """Gradients of bfloat16 parameters: the float32 sum of those of the pieces."""
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), MEAN.params)
+    rows, batch = data("dpo")
+    prepared = EXAMPLES["dpo"].prepare(batch)
+
+    @partial(jax.jit, static_argnums=2)
+    def run(rows, prepared, pieces):
+        args = MEAN.policy, EXAMPLES["dpo"], params, rows, prepared, pieces
+        return loss_and_grad(*args)[1]
+
+    total = run(rows, prepared, 2)
+    halves = [
+        run(*jax.tree.map(lambda x, cut=cut: x[cut], (rows, prepared)), 1)
+        for cut in (slice(4), slice(4, 8))
+    ]
+    assert {x.dtype.name for x in jax.tree.leaves(halves)} == {"bfloat16"}
+    want = jax.tree.map(lambda a, b: a.astype(jnp.float32) + b, *halves)
+    assert {x.dtype.name for x in jax.tree.leaves(total)} == {"float32"}
+    same(total, want, 1e-6)
+
+
 @pytest.mark.parametrize(
     "optimizer", [AdamW(RATE), Lion(RATE), SGD(RATE, momentum=0.9), Adafactor(RATE)]
 )

@@ -17,8 +17,8 @@ from unipost.optimizers import (
     Exponential,
     InverseSqrt,
     Linear,
-    Optimizer,
     OptaxSchedule,
+    Optimizer,
     Polynomial,
     WarmupStableDecay,
 )

@@ -90,6 +90,8 @@ def attach(params: Any) -> Any:
     """
     if not isinstance(params, Adapted):
         return params
+    if params.adapter is None:
+        return params.base
     return _with_parts(params.base, terms(params))
 
 

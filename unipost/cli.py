@@ -70,11 +70,21 @@ accuracy of samples, pass@k, and with --reference the KL both ways, entropy and 
 """
 
 
+MERGE = """\
+Write a model in the Hugging Face layout: of an adapter's folder its base with the
+adapter merged in, of a model's folder the model, in another dtype if asked.
+
+  unipost merge runs/dpo/final runs/dpo/merged
+  unipost merge runs/dpo/final runs/dpo/merged --dtype bfloat16
+"""
+
+
 SUMMARIES = {
     "run": "run an experiment or a study",
     "explain": "print an objective in mathematical notation",
     "list": "list what a config can name",
     "eval": "evaluate a model folder",
+    "merge": "merge an adapter into its base",
 }
 OVERRIDE = "a setting by its dotted path, e.g. objective.beta=0.2"
 CACHE = (
@@ -115,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error came from"
     )
-    verbs = parser.add_subparsers(required=True, metavar="run | explain | list | eval")
+    names = " | ".join(SUMMARIES)
+    verbs = parser.add_subparsers(required=True, metavar=names)
 
     def verb(name, text, command):
         sub = verbs.add_parser(
@@ -167,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
     evaluate.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
+
+    merging = verb("merge", MERGE, _merge)
+    merging.add_argument("model", type=Path, metavar="FOLDER", help="adapter or model")
+    merging.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    merging.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser
 
 
@@ -322,3 +338,23 @@ def _eval(options: argparse.Namespace) -> None:
     )
     report = evaluator(model.params)
     print(json.dumps(report.numbers(), indent=1))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from unipost.hf import read_generation, save_pretrained
+    from unipost.loading import adapter_base, load_model
+
+    folder = str(options.model)
+    model = load_model(folder, seed=0)
+    if model.config is None:
+        raise ValueError(f"{folder}: no model in the Hugging Face layout; give one")
+    source = adapter_base(folder) or folder
+    save_pretrained(
+        options.out,
+        model.config,
+        model.params,
+        model.tokenizer,
+        dtype=options.dtype,
+        generation=read_generation(source) or None,
+    )
+    print(f"{options.out}: {source} in {options.dtype}")

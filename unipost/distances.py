@@ -39,7 +39,7 @@ def state_distances(
     Sums over the whole vocabulary, in chunks of columns: no [P G T V] is formed.
     """
     shape = rows.response.shape
-    flat = [x.reshape(-1, x.shape[-1]) for x in rows]
+    flat = [x.reshape(-1, x.shape[-1]) for x in rows[:4]]
     hidden = [response_hidden(policy, p, *flat) for p in (params, reference)]
     # two heads at once
     chunk = max(1, default_chunk(policy, params, hidden[0], ()) // 2)

@@ -239,10 +239,15 @@ def anchor(decoder: Decoder, reference: Params, opened: OpenTask, items: int) ->
     prompt = part.tokens.prompt[:, None], part.tokens.prompt_mask[:, None]
     given = part.tokens.response[:, None], part.tokens.response_mask[:, None]
     return Anchor(
-        Rows(*map(jnp.asarray, (*prompt, tokens[:, None], mask[:, None]))),
-        Rows(*map(jnp.asarray, (*prompt, *given))),
+        _rows(*prompt, tokens[:, None], mask[:, None]),
+        _rows(*prompt, *given),
         np.nan_to_num(scores.values) < 1.0,
     )
+
+
+def _rows(prompt, prompt_mask, response, response_mask) -> Rows:
+    texts = prompt, prompt_mask, response, response_mask
+    return Rows(*(jnp.asarray(x) for x in texts), packed=None)
 
 
 def _first(opened: OpenTask, items: int) -> OpenTask:

@@ -10,8 +10,15 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from unipost.adapters import Adapted, LoRA, init_adapter, trained_part
-from unipost.hf import load_pretrained, save_pretrained
+from unipost.adapters import Adapted, LoRA, init_adapter, merge, trained_part
+from unipost.hf import (
+    load_adapter,
+    load_pretrained,
+    read_generation,
+    save_adapter,
+    save_pretrained,
+)
+from unipost.hf.files import read_json
 from unipost.hf.names import fused
 from unipost.model import Compute, ModelConfig, Policy, init_params, transformer_policy
 from unipost.runs import RunError
@@ -72,12 +79,12 @@ class Model:
         Of an adapted model the adapter alone, in PEFT's layout.
         """
         if self.config is not None and isinstance(params, Adapted):
-            from unipost.hf.peft import save_adapter
-
             save_adapter(folder / "final", self.config, params, self.folder)
             return
         if self.config is not None:
-            save_pretrained(folder / "final", self.config, params, self.tokenizer)
+            given = None if self.folder is None else read_generation(self.folder)
+            place, parts = folder / "final", (self.config, params, self.tokenizer)
+            save_pretrained(place, *parts, generation=given or None)
             return
         leaves = jax.tree_util.tree_leaves_with_path(params)
         named: Any = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
@@ -92,14 +99,20 @@ def load_model(
 ) -> Model:
     """The model of an experiment: read from its folder, or drawn from `seed`.
 
-    With `lora` its parameters are `Adapted`: an adapter on top of the model.
+    The folder of an adapter stands for its base with the adapter merged in. With
+    `lora` its parameters are `Adapted`: a new adapter on top of the model.
     """
+    place = None
     if isinstance(model, str):
-        config, params, folder = load_pretrained(model)
+        base = adapter_base(model)
+        place = model if base is None else None
+        config, params, folder = load_pretrained(base or model)
         if folder is None:
             raise RunError(f"{model}: holds no tokenizer; save one beside the weights")
         tokenizer: Tokenizer = load_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
+        if base is not None:
+            params = merge(load_adapter(model, config, params))
     else:
         tokenizer = model.new_tokenizer()
         names = {"characters", "tokenizer"}
@@ -109,16 +122,30 @@ def load_model(
     if lora is not None:
         params = open_adapter(lora, config, params, seed)
     policy = transformer_policy(config, compute)
-    place = model if isinstance(model, str) else None
     return Model(config, policy, params, tokenizer, place)
+
+
+def adapter_base(folder: str) -> str | None:
+    """The base model of a folder that holds an adapter in PEFT's layout, else None.
+
+    Raises RunError where it is not here.
+    """
+    path = Path(folder) / "adapter_config.json"
+    if not path.exists() or (Path(folder) / "config.json").exists():
+        return None
+    base = read_json(path).get("base_model_name_or_path")
+    if not isinstance(base, str) or not Path(base).is_dir():
+        raise RunError(
+            f"{path}: base_model_name_or_path is {base!r}, which is no folder here; "
+            "write that of the base model"
+        )
+    return base
 
 
 def open_adapter(lora: LoRA, config: ModelConfig, base: Any, seed: int) -> Adapted:
     """The adapter of a run: read from its folder, or drawn from `seed`."""
     if lora.path is None:
         return init_adapter(lora, base, seed, fused(config))
-    from unipost.hf.peft import load_adapter
-
     return load_adapter(lora.path, config, base, lora)
 
 

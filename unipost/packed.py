@@ -197,8 +197,9 @@ def _fill(grid: np.ndarray, blocks: Sequence[Text], width: int, nowhere: int) ->
             line[: len(block.places)] = getattr(block, name)
         return out
 
-    scored = column("tokens", 0), column("targets", 0), column("places", nowhere)
-    return Packed(*grid, *scored)
+    tokens, segments = grid
+    slots, targets = column("tokens", 0), column("targets", 0)
+    return Packed(tokens, segments, slots, targets, column("places", nowhere))
 
 
 def _rounded(count: int, step: int) -> int:

@@ -21,6 +21,7 @@ from unipost.levels import given
 from unipost.model import Params, Policy
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
+from unipost.optimizers.base import wide_dtype
 from unipost.packed import Packed, pack_pieces, score_packed
 from unipost.scoring import EXTRAS, score
 
@@ -91,8 +92,11 @@ def with_packing(rows: Rows, length: int, pieces: int) -> Rows:
     A computation in microbatches takes as many pieces. It happens on the host. Raises
     ValueError for a text longer than `length`.
     """
-    flat = (np.asarray(x).reshape(-1, x.shape[-1]) for x in rows[:4])
-    return rows._replace(packed=pack_pieces(*flat, length, pieces))
+    prompt, prompt_mask, response, response_mask = (
+        np.asarray(x).reshape(-1, x.shape[-1]) for x in rows[:4]
+    )
+    texts = prompt, prompt_mask, response, response_mask
+    return rows._replace(packed=pack_pieces(*texts, length, pieces))
 
 
 def minibatch(tree: Any, index: int, count: int) -> Any:
@@ -242,7 +246,8 @@ def loss_and_grad(
         return step(params, rows, prepared)
     pieces = _cut((rows, prepared), microbatches)
     shapes = jax.eval_shape(step, params, *jax.tree.map(lambda x: x[0], pieces))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    # gradients of bfloat16 parameters are added in float32
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, wide_dtype(s.dtype)), shapes)
 
     def add(total, piece):
         return jax.tree.map(jnp.add, total, step(params, *piece)), None

@@ -78,7 +78,9 @@ def read_request(
             ranks[name] = found[0]
     if not ranks:
         known = ", ".join(modules)
-        _refuse(path, "target_modules", fields.get("target_modules"), f"some of {known}")
+        _refuse(
+            path, "target_modules", fields.get("target_modules"), f"some of {known}"
+        )
     return Request(rank, float(alpha), bool(fields.get("use_rslora")), ranks)
 
 

@@ -1,8 +1,8 @@
 """Leaves of the parameters on the devices of this process, filled tensor by tensor.
 
 A device holds a part of each leaf. It starts as zeros, and every slice of a stored
-tensor is written where it belongs, in place. So beside the device arrays there is a block
-of one tensor at a time, and only of what this process needs.
+tensor is written where it belongs, in place. So beside the device arrays there is one
+block of a tensor at a time, and only of what this process needs.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ def _within(piece: Piece, index: Index) -> tuple[tuple[int, ...] | None, Index]:
     pairs = zip(piece.index, index[:lead], strict=True)
     if not all(cut.start <= at < cut.stop for at, cut in pairs):
         return None, ()
-    place = tuple(
-        at - cut.start for at, cut in zip(piece.index, index, strict=False)
-    )
+    place = tuple(at - cut.start for at, cut in zip(piece.index, index, strict=False))
     cut = index[lead:]
     return place, cut[::-1] if piece.transposed else cut
 

@@ -212,7 +212,7 @@ def splash(
 
     def row(query, key, value, segments):
         ids = kernel.SegmentIds(segments, segments)
-        return attend(query, key, value, segment_ids=ids)
+        return jnp.asarray(attend(query, key, value, segment_ids=ids))
 
     mixed = jax.vmap(row)(query, key, value, segments.astype(jnp.int32))
     return jnp.swapaxes(mixed, 1, 2).reshape(*segments.shape, -1)

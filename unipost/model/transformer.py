@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unipost.adapters import attach
 from unipost.model.attention import ATTENTION, Rule, choose, recall
@@ -79,8 +78,8 @@ class Kinds:
         self.windows = sorted(set(config.windows), key=lambda w: (w is None, w or 0))
         self.rotations = sorted(set(config.rotations))
         self.index = {
-            "window": np.array([self.windows.index(w) for w in config.windows]),
-            "rotation": np.array([self.rotations.index(r) for r in config.rotations]),
+            "window": jnp.array([self.windows.index(w) for w in config.windows]),
+            "rotation": jnp.array([self.rotations.index(r) for r in config.rotations]),
         }
 
 
@@ -127,7 +126,8 @@ def project_heads(
             y = rms_norm(block[f"{name}_norm"], y, config)
         return y
 
-    turned = (rotate(heads(name), turn, config.rotary_dim) for name in ("query", "key"))
+    size = config.rotary_dim
+    turned = rotate(heads("query"), turn, size), rotate(heads("key"), turn, size)
     return *turned, heads("value")
 
 

@@ -119,7 +119,7 @@ class Optimizer(ABC):
         found = []
 
         def look(name, x):
-            if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4:
+            if wide_dtype(x.dtype) != x.dtype:
                 found.append(f"{name} is {x.dtype}")
 
         map_named(look, params)
@@ -181,12 +181,12 @@ def unit(where: str, value: Scalar) -> None:
     require(where, value, known is None or 0 <= known < 1, "is outside [0, 1)")
 
 
+def wide_dtype(dtype: Any) -> Any:
+    """float32 for narrower floating dtypes, any other as it is."""
+    narrow = jnp.issubdtype(dtype, jnp.floating)
+    return jnp.promote_types(dtype, jnp.float32) if narrow else dtype
+
+
 def _wide(tree: Any) -> Any:
     """Floating leaves in float32, or as they are where they are wider."""
-
-    def wide(x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    return jax.tree.map(wide, tree)
+    return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
