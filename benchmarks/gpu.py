@@ -159,7 +159,7 @@ def decode(size: Size, repeats: int) -> dict[str, float]:
     token = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     filled = length + (columns + columns // 2) / 2
     needed = 2 * sum(sizes(params)) + prompts * group * filled * token
-    rate = copy_rate(needed if needed < 2**32 else 2**32)
+    rate = copy_rate(min(int(needed), 2**32))
     return times[columns] | {
         "tokens_per_s": prompts * group * steps / seconds,
         "bytes_per_s": rate,

@@ -12,6 +12,7 @@ take turns. Hidden states are given, so nothing but the head is in these numbers
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,6 @@ import numpy as np
 from measure import between, now, write
 
 from unipost.head import chunk_columns, scores_of
-from unipost.policy import Policy
 
 HIDDEN, TOKENS = 1536, 16384
 LARGE, SMALL = 152_064, 16_384
@@ -33,14 +33,12 @@ def linear(params: Any, hidden: jax.Array) -> jax.Array:
     return (flat @ params["kernel"]).reshape(*hidden.shape[:-1], -1)
 
 
-POLICY = Policy(lambda params, tokens, mask: tokens, linear, linear, linear)
-
-
 def gradient(extras: tuple[str, ...], chunk: int | None):
     """Gradient of a sum of scores with respect to head and hidden states, jitted."""
 
     def loss(params, hidden, targets, mask):
-        scores = scores_of(POLICY, params, hidden, targets, mask, extras, chunk)
+        head = partial(linear, params)
+        scores = scores_of(head, hidden, targets, mask, extras, chunk)
         return sum(jnp.sum(jnp.sin(x)) for x in scores if x is not None)
 
     return jax.jit(jax.grad(loss, argnums=(0, 1)))
@@ -67,7 +65,9 @@ def memory(
 
     def temporary(chunk: int) -> float:
         step = gradient(extras, chunk).lower(*shapes(rows, tokens, vocab)).compile()
-        return step.memory_analysis().temp_size_in_bytes / 2**30
+        plan = step.memory_analysis()
+        assert plan is not None
+        return plan.temp_size_in_bytes / 2**30
 
     whole, chunked = temporary(columns), temporary(chunk)
     return {

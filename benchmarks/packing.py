@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from measure import between, now, write
 from unipost.model import init_params, transformer_policy
 from unipost.packed import pack_rows, score_packed
 from unipost.scoring import score
-from unipost.update import Rows
 
 PROMPT, RESPONSE = 128, 384
 LENGTH = PROMPT + RESPONSE
@@ -32,8 +31,17 @@ CONFIG = replace(SMALL, max_position_embeddings=LENGTH)
 POLICY = transformer_policy(CONFIG)
 
 
-def ragged(texts: int, seed: int = 0) -> Rows:
-    """Prompts [N L] and responses [N T] of drawn lengths, on the host."""
+class Texts(NamedTuple):
+    """Prompts [N L] and responses [N T], padded."""
+
+    prompt: jax.Array
+    prompt_mask: jax.Array
+    response: jax.Array
+    response_mask: jax.Array
+
+
+def ragged(texts: int, seed: int = 0) -> Texts:
+    """Texts whose lengths are drawn."""
     random = np.random.default_rng(seed)
 
     def lengths(median: float, limit: int) -> np.ndarray:
@@ -44,13 +52,13 @@ def ragged(texts: int, seed: int = 0) -> Rows:
     response = random.integers(0, CONFIG.vocab_size, (texts, RESPONSE), dtype=np.int32)
     prompt_mask = np.arange(PROMPT) >= PROMPT - lengths(48, PROMPT)
     response_mask = np.arange(RESPONSE) < lengths(112, RESPONSE)
-    return Rows(prompt, prompt_mask, response, response_mask)
+    return Texts(*map(jnp.asarray, (prompt, prompt_mask, response, response_mask)))
 
 
-def steps(data: Rows) -> tuple[list[Any], float]:
+def steps(data: Texts) -> tuple[list[Any], float]:
     """Gradients of the mean log-prob, padded and packed; ratio of their slots."""
-    layout, params = pack_rows(*data, length=LENGTH), init_params(CONFIG, 0)
-    arrays, shape = jax.tree.map(jnp.asarray, data), data.response.shape
+    layout = jax.tree.map(jnp.asarray, pack_rows(*data, LENGTH))
+    params, shape = init_params(CONFIG, 0), data.response.shape
 
     def padded(params, data):
         return score(POLICY, params, *data).logps.sum()
@@ -58,13 +66,12 @@ def steps(data: Rows) -> tuple[list[Any], float]:
     def packed(params, layout):
         return score_packed(POLICY, params, layout, shape).logps.sum()
 
-    layout = jax.tree.map(jnp.asarray, layout)
-    pairs = (jax.value_and_grad(padded), arrays), (jax.value_and_grad(packed), layout)
-    calls = [(jax.jit(f), x) for f, x in pairs]
+    pairs = (padded, data), (packed, layout)
+    calls = [(jax.jit(jax.value_and_grad(f)), x) for f, x in pairs]
     sums = [float(f(params, x)[0]) for f, x in calls]
     np.testing.assert_allclose(*sums, rtol=1e-5)
     run = [lambda f=f, x=x: jax.block_until_ready(f(params, x)) for f, x in calls]
-    return run, layout.tokens.size / (len(data[0]) * LENGTH)
+    return run, layout.tokens.size / (len(data.prompt) * LENGTH)
 
 
 def main() -> None:
@@ -81,7 +88,7 @@ def main() -> None:
             begin = now()
             step()
             found.append(between([begin, now()]))
-    real = sum(int(mask.sum()) for mask in data[1::2])
+    real = int(data.prompt_mask.sum() + data.response_mask.sum())
     results: dict[str, Any] = {"texts": given.texts, "slots": round(slots, 3)}
     results["tokens"] = round(real / (given.texts * LENGTH), 3)
     for clock in ("wall_s", "cpu_s"):

@@ -1,6 +1,7 @@
 """Numbers of softmax(logits), their derivatives, and the chunks they come in."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,6 @@ import pytest
 
 from unipost import head
 from unipost.head import Scores, chunk_columns, moments, read, scores_of
-from unipost.policy import Policy
 
 NAMES = ("logps", "lse", "entropy", "collision")
 KINDS = [(name,) for name in NAMES] + [NAMES, ("entropy", "logps")]
@@ -177,9 +177,6 @@ def linear(params, hidden):
     return out.reshape(*hidden.shape[:-1], -1)
 
 
-LINEAR = Policy(lambda params, tokens, mask: tokens, linear, linear, linear)
-
-
 def temporary(tokens, vocab, size, chunk, extras=(), rows=1, trained=("kernel",)):
     """Bytes of temporary memory of scoring and its gradient, as XLA compiles it."""
     shape = jax.ShapeDtypeStruct
@@ -190,8 +187,8 @@ def temporary(tokens, vocab, size, chunk, extras=(), rows=1, trained=("kernel",)
     }
 
     def loss(trained, params, hidden, targets, mask):
-        arrays = params | trained, hidden, targets, mask
-        scores = scores_of(LINEAR, *arrays, extras, chunk)
+        head = partial(linear, params | trained)
+        scores = scores_of(head, hidden, targets, mask, extras, chunk)
         return sum(jnp.sum(jnp.sin(x)) for x in scores if x is not None)
 
     kept = {name: params[name] for name in trained}
@@ -258,19 +255,19 @@ def test_the_chunk_is_off_where_it_costs_memory():
 
 def test_the_whole_vocabulary_is_never_cut(monkeypatch):
     monkeypatch.setattr(head, "LOGITS_BYTES", 64)
-    params = {"kernel": jnp.ones((1, 7))}
+    ones = partial(linear, {"kernel": jnp.ones((1, 7))})
     hidden = jnp.ones((2, 9, 1))
-    assert head.default_chunk(LINEAR, params, hidden, ("lse",)) == 1
-    assert head.default_chunk(LINEAR, params, hidden, ("lse", "vocab")) == 9
+    assert head.default_chunk(ones, hidden, ("lse",)) == 1
+    assert head.default_chunk(ones, hidden, ("lse", "vocab")) == 9
 
 
 def test_the_chunk_counts_the_devices_of_the_mesh(monkeypatch):
     monkeypatch.setattr(head, "LOGITS_BYTES", 2 * 7 * 4)
-    params, hidden = {"kernel": jnp.ones((1, 7))}, jnp.ones((8, 9, 1))
-    assert head.default_chunk(LINEAR, params, hidden, ()) == 1
+    ones, hidden = partial(linear, {"kernel": jnp.ones((1, 7))}), jnp.ones((8, 9, 1))
+    assert head.default_chunk(ones, hidden, ()) == 1
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        assert head.default_chunk(LINEAR, params, hidden, ()) == 2
+        assert head.default_chunk(ones, hidden, ()) == 2
 
 
 def test_extras_in_any_order_are_one_program():
@@ -279,7 +276,7 @@ def test_extras_in_any_order_are_one_program():
 
     def text(extras):
         def f(params, hidden) -> Scores:
-            return scores_of(LINEAR, params, hidden, targets, mask, extras)
+            return scores_of(partial(linear, params), hidden, targets, mask, extras)
 
         return jax.jit(f).lower(params, hidden).as_text()
 

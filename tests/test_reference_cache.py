@@ -81,6 +81,7 @@ def case(name: str, folder: Path):
     return {
         "pairs": lambda: dpo(pairs),
         "microbatches": lambda: dpo(pairs, minibatches=2, microbatches=2),
+        "packed": lambda: dpo(pairs, packed_length=14, microbatches=2),
         "mixture": lambda: dpo(pairs, data=mixed(pairs)),
         "both streams": lambda: f_sft(sums),
         "labelled": lambda: dpo(labels, data=labelled(labels), objective=UNPAIRED),
@@ -88,7 +89,8 @@ def case(name: str, folder: Path):
     }[name]()
 
 
-KINDS = "pairs", "microbatches", "mixture", "both streams", "labelled", "sampled"
+KINDS = "pairs", "microbatches", "packed", "mixture", "both streams"
+KINDS += "labelled", "sampled"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from unipost.policy import Array, Params, Policy, widen
+from unipost.policy import Array, widen
 
+Head = Callable[[Array], Array]
 EXTRAS = ("entropy", "lse", "vocab", "collision")
 LOGITS_BYTES = 2**29
 """Logits of one chunk on one device, 512 MiB: 882 tokens of a vocabulary of 152k."""
@@ -142,9 +143,7 @@ def chunk_columns(
     return -(-columns // pieces)
 
 
-def default_chunk(
-    policy: Policy, params: Params, hidden: Array, extras: Collection[str]
-) -> int:
+def default_chunk(head: Head, hidden: Array, extras: Collection[str]) -> int:
     """`chunk_columns` of hidden states [N T D] on the devices of the mesh that is set.
 
     With "vocab" the logits are a result: chunks could save nothing.
@@ -152,7 +151,7 @@ def default_chunk(
     rows, columns, size = hidden.shape
     if "vocab" in extras:
         return columns
-    logits = jax.eval_shape(policy.head, params, hidden)
+    logits = jax.eval_shape(head, hidden)
     mesh = jax.sharding.get_abstract_mesh()
     return chunk_columns(
         rows,
@@ -165,31 +164,32 @@ def default_chunk(
 
 
 def scores_of(
-    policy: Policy,
-    params: Params,
+    head: Head,
     hidden: Array,
     targets: Array,
     mask: Array,
     extras: Collection[str],
     chunk: int | None = None,
 ) -> Scores:
-    """Scores [N T] of `targets` [N T] from hidden states [N T D].
+    """Scores [N T] of `targets` [N T] from hidden states [N T D] and their head.
 
+    `head` maps hidden states [... D] to logits [... V], and may close over parameters:
+    the loop carries the gradients of those that it uses, where they are asked for.
     `chunk` columns go through the head at once, and again in the backward pass; None
     chooses (`default_chunk`). The chunks are of columns, so that rows on several
     devices stay where they are, and of all rows: a batch of so many rows that one
     column is too large has to be cut into microbatches.
     """
     columns = targets.shape[1]
-    chunk = default_chunk(policy, params, hidden, extras) if chunk is None else chunk
+    chunk = default_chunk(head, hidden, extras) if chunk is None else chunk
     if chunk >= columns:
-        logits = policy.head(params, hidden)
+        logits = head(hidden)
         return checkpoint(partial(read, extras=tuple(extras)))(logits, targets, mask)
 
     # no barrier against merging with the forward pass: that is another loop
     @partial(checkpoint, prevent_cse=False)
     def piece(hidden: Array, targets: Array, mask: Array) -> Scores:
-        return read(policy.head(params, hidden), targets, mask, extras)
+        return read(head(hidden), targets, mask, extras)
 
     return by_columns(piece, chunk, hidden, targets, mask)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from unipost.head import Scores, check_reading, scores_of
 from unipost.packing import Piece, pack_plan
@@ -51,7 +53,7 @@ def score_packed(
     policy: Policy,
     params: Params,
     packed: Packed,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     *,
     extras: Collection[str] = (),
     chunk: int | None = None,
@@ -68,7 +70,8 @@ def score_packed(
     hidden = hidden.reshape(blocks, -1, hidden.shape[-1])
     hidden = jnp.take_along_axis(hidden, packed.slots[..., None], 1, mode="clip")
     mask = packed.places < nowhere
-    scores = scores_of(policy, params, hidden, packed.targets, mask, extras, chunk)
+    head = partial(policy.head, params)
+    scores = scores_of(head, hidden, packed.targets, mask, extras, chunk)
     places = packed.places.reshape(-1)
 
     def put(x: Array) -> Array:
@@ -80,10 +83,10 @@ def score_packed(
 
 
 def pack_rows(
-    prompt: np.ndarray,
-    prompt_mask: np.ndarray,
-    response: np.ndarray,
-    response_mask: np.ndarray,
+    prompt: ArrayLike,
+    prompt_mask: ArrayLike,
+    response: ArrayLike,
+    response_mask: ArrayLike,
     length: int,
     rows: int | None = None,
     multiple: int = 4,
@@ -104,10 +107,10 @@ def pack_rows(
 
 
 def pack_pieces(
-    prompt: np.ndarray,
-    prompt_mask: np.ndarray,
-    response: np.ndarray,
-    response_mask: np.ndarray,
+    prompt: ArrayLike,
+    prompt_mask: ArrayLike,
+    response: ArrayLike,
+    response_mask: ArrayLike,
     length: int,
     pieces: int,
     rows: int | None = None,
@@ -119,14 +122,13 @@ def pack_pieces(
     The fields have a leading axis [pieces], and places are inside the part: N is the
     number of texts in a part. Raises as `pack_rows`, and where N is no multiple.
     """
-    count, columns = np.shape(response)
+    arrays = [np.asarray(x) for x in (prompt, prompt_mask, response, response_mask)]
+    count, columns = arrays[2].shape
     _check_counts(count, pieces, rows, blocks)
-    arrays = prompt, prompt_mask, response, response_mask
     size = count // pieces
     parts = []
     for start in range(0, count, size):
-        part = (np.asarray(x)[start : start + size] for x in arrays)
-        texts = _texts(*part, first=start)
+        texts = _texts(*(x[start : start + size] for x in arrays), first=start)
         _check_sizes(texts, length, start)
         plan = pack_plan([len(text.tokens) for text in texts], length)
         parts.append((texts, plan))

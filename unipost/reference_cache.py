@@ -28,7 +28,7 @@ from unipost.reference_key import Key, tokens_digest
 from unipost.reference_store import LINES, claim, file_name, put_array, read_array
 from unipost.runs import RunError
 from unipost.sources import Fixed, Mixed, Source, Stream
-from unipost.update import REFERENCE, Rows, annotate
+from unipost.update import REFERENCE, Rows, annotate, minibatch, with_packing
 
 if TYPE_CHECKING:
     from unipost.train import Experiment
@@ -99,6 +99,7 @@ def with_reference(
         claim(folder, key),
         tuple(sorted(experiment.objective.needs & EXTRAS.keys())),
         experiment.minibatches * experiment.microbatches,
+        experiment.packed_length,
         load,
         progress,
     )
@@ -166,6 +167,7 @@ class _Work:
     record: dict[str, Any]
     names: tuple[str, ...]
     pieces: int
+    packed_length: int | None
     load: Callable[[], Model]
     progress: _Progress
 
@@ -195,7 +197,7 @@ class _Work:
             self.progress.found += len(rows[0])
             return found
         missing = {name for name, array in found.items() if array is None}
-        computed = _computed(self.load(), rows, size, self.names)
+        computed = _computed(self.load(), rows, size, self.names, self.packed_length)
         for name in missing:
             put_array(paths[name], computed[name])
         self.progress.add(len(rows[0]))
@@ -203,15 +205,23 @@ class _Work:
 
 
 def _computed(
-    judge: Model, rows: list[np.ndarray], size: int, names: tuple[str, ...]
+    judge: Model,
+    rows: list[np.ndarray],
+    size: int,
+    names: tuple[str, ...],
+    packed_length: int | None,
 ) -> dict[str, np.ndarray]:
     """Arrays [n T] of n lines by `names`, computed in batches of `size` lines."""
     extras = tuple(extra for name in names for extra in EXTRAS[name])
     count, parts = len(rows[0]), []
-    for start in range(0, count, size):
-        # the last batch is filled up with its last line
-        index = np.minimum(np.arange(start, start + size), count - 1)
-        batch = Rows(*(jnp.asarray(x[index][:, None]) for x in rows))
+    batches = math.ceil(count / size)
+    # the last batch is filled up with the last line
+    index = np.minimum(np.arange(batches * size), count - 1)
+    whole = Rows(*(jnp.asarray(x[index][:, None]) for x in rows))
+    if packed_length is not None:
+        whole = with_packing(whole, packed_length, batches)
+    for i in range(batches):
+        batch = minibatch(whole, i, batches)
         streams = annotate(judge.policy, judge.params, batch, extras)
         fields = {"reference": streams.policy, "reference_lse": streams.lse}
         parts.append({name: fields[name] for name in names})

@@ -5,6 +5,7 @@ V vocabulary.
 """
 
 from collections.abc import Collection
+from functools import partial
 
 import jax.numpy as jnp
 
@@ -42,7 +43,8 @@ def score(
     check_shapes(prompt, prompt_mask, response, response_mask)
     rows = prompt, prompt_mask.astype(bool), response, response_mask.astype(bool)
     hidden = response_hidden(policy, params, *rows)
-    return scores_of(policy, params, hidden, *rows[2:], extras, chunk)
+    head = partial(policy.head, params)
+    return scores_of(head, hidden, *rows[2:], extras, chunk)
 
 
 def response_hidden(
