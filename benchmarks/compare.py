@@ -89,19 +89,24 @@ def collect(rows: list[Row], pythons: dict[str, str], args: Any) -> Results:
     """The best numbers of every case that the rows name."""
     best: Results = {}
     for _ in range(args.rounds):
-        for row in rows:
-            theirs = HERE / "peers" / f"{row.peer}_shapes.py"
-            for kind, script, case in (
-                ("ours", HERE / row.script, row.ours),
-                (row.peer, theirs, row.theirs),
-            ):
-                key = kind, script.name, case
-                new = run(pythons[kind], script, case, args)
-                old = best.get(key, new)
-                best[key] = {name: min(new[name], old[name]) for name in new}
-                told = f"{best[key]['wall_s']:.3f} s, load {new['load']:.1f}"
-                print(f"{kind:8s} {case:12s} {told}", file=sys.stderr, flush=True)
+        for kind, script, case in cases(rows):
+            key = kind, script.name, case
+            new = run(pythons[kind], script, case, args)
+            old = best.get(key, new)
+            best[key] = {name: min(new[name], old[name]) for name in new}
+            told = f"{new['wall_s']:.3f} s, load {new['load']:.1f}"
+            print(f"{kind:8s} {case:12s} {told}", file=sys.stderr, flush=True)
     return best
+
+
+def cases(rows: list[Row]) -> list[tuple[str, Path, str]]:
+    """(whose, script, case) of every row in turn, none twice."""
+    found = {}
+    for row in rows:
+        found["ours", HERE / row.script, row.ours] = None
+        theirs = HERE / "peers" / f"{row.peer}_shapes.py"
+        found[row.peer, theirs, row.theirs] = None
+    return list(found)
 
 
 def table(rows: list[Row], best: Results) -> list[str]:

@@ -121,9 +121,8 @@ def read(folder: Path, dtype: Any, sliced: bool) -> dict[str, float]:
         return read
 
     def place(path: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
-        spec = [None] * len(shape)
-        if len(shape) > 1:
-            spec[-1] = "all"
+        ends = (None,) if len(shape) == 1 else ("all",)
+        spec = (*(None,) * (len(shape) - 1), *ends)
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     load.fill = counted

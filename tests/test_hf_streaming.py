@@ -139,7 +139,8 @@ def test_two_processes_read_half_each_and_write_the_whole(tmp_path):
         subprocess.Popen([*command, str(rank)], env=env, stdout=subprocess.PIPE)
         for rank in range(2)
     ]
-    told = [json.loads(each.communicate(timeout=120)[0]) for each in running]
+    spoken = [each.communicate(timeout=120)[0] for each in running]
+    told = [json.loads(lines.splitlines()[-1]) for lines in spoken]
     assert [each.returncode for each in running] == [0, 0]
     theirs, ours = {}, {}
     for folder, found in ((source, theirs), (tmp_path / "out", ours)):

@@ -15,10 +15,11 @@ from unipost.model import (
     ModelConfig,
     init_params,
     insert_cache,
+    layers,
     repeat_cache,
+    share_cache,
     transformer_policy,
 )
-from unipost.model import layers
 from unipost.model.transformer import Transformer
 
 BASE = ModelConfig(
@@ -123,7 +124,15 @@ def test_a_group_shares_its_prompt(model):
     tokens = rows(2, 5)
     mask = jnp.ones((2, 5), bool).at[0, :2].set(False)
     _, cache = policy.prefill(params, tokens, mask, 8)
-    logits, _ = jax.jit(policy.decode)(params, repeat_cache(cache, 3), jnp.arange(6))
+    step = jax.jit(policy.decode)
+    logits, repeated = step(params, repeat_cache(cache, 3), jnp.arange(6))
+    # the same with each prompt held once
+    _, bare = policy.prefill(params, tokens, mask, 5)
+    held, shared = step(params, share_cache(bare, 3, 3), jnp.arange(6))
+    np.testing.assert_allclose(held, logits, atol=1e-10)
+    more = jnp.arange(6) + 20
+    again = [step(params, cache, more)[0] for cache in (repeated, shared)]
+    np.testing.assert_allclose(*again, atol=1e-10)
     for prompt, last in ((tokens[0, 2:], [0, 1, 2]), (tokens[1], [3, 4, 5])):
         texts = jnp.stack([jnp.append(prompt, token) for token in last])
         want = jax.jit(policy.logits)(params, texts, jnp.ones(texts.shape, bool))
@@ -176,7 +185,8 @@ def test_experts_are_their_definition():
         best = np.argsort(-share)[:2]
         for expert in best:
             gate = x[place] @ block["gate"]["kernel"][expert]
-            inner = gate / (1 + np.exp(-gate)) * (x[place] @ block["up"]["kernel"][expert])
+            inner = x[place] @ block["up"]["kernel"][expert]
+            inner = inner * gate / (1 + np.exp(-gate))
             out = inner @ block["down"]["kernel"][expert]
             want[place] += share[expert] / share[best].sum() * out
     np.testing.assert_allclose(

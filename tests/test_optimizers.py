@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tiny_leaves import (
     GRADS,
     PARAMS,
@@ -21,6 +22,7 @@ from tiny_leaves import (
 )
 from tiny_models import EXAMPLES, MEAN, rows_and_batch
 
+from unipost.compilation import CompileClock
 from unipost.optimizers import (
     SGD,
     Adafactor,
@@ -311,3 +313,31 @@ def test_the_first_moment_in_bfloat16():
                 found = {x.dtype.name for x in jax.tree.leaves(state) if x.ndim}
                 assert ("bfloat16" in found) == (dtype is not None), kind
                 assert found <= {"bfloat16", "float32", "float64"}
+
+
+@pytest.mark.parametrize("kind", [AdamW, Lion, Muon, Adafactor])
+def test_moments_lie_where_the_parameters_do(kind):
+    """Spread over 8 devices: moments as the weights, and one compilation in all."""
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    spread = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    wide = {"blocks": {"query": {"kernel": jnp.ones((2, 64, 32))}}}
+    params = jax.device_put(wide, spread)
+    factored = {"min_size": 4, "momentum": 0.9} if kind is Adafactor else {}
+    optimizer = kind(RATE, **factored)
+    state = optimizer.init(params)
+    for leaf in jax.tree.leaves(state):
+        assert len(leaf.sharding.device_set) == 8
+        if leaf.shape == (2, 64, 32):
+            assert leaf.sharding.is_equivalent_to(spread, 3)
+
+    @jax.jit
+    def advance(state, params):
+        return optimizer.update(params, state, params, 0, STEPS)[:2]
+
+    programs = []
+    with CompileClock() as clock:
+        for _ in range(3):
+            params, state = advance(state, params)
+            programs.append(clock.lap().programs)
+    # XLA may spread the factors of Adafactor, which is one more; no other
+    assert programs[::2] == [1, 0] and programs[1] <= (kind is Adafactor)

@@ -15,6 +15,7 @@ from tiny_runs import (
 )
 
 from unipost import reference_cache, reference_key, reference_store
+from unipost.adapters import LoRA
 from unipost.loading import load_model
 from unipost.model import Compute
 from unipost.tokenizer import ByteTokenizer, CharTokenizer
@@ -129,6 +130,25 @@ def test_a_folder_is_known_by_its_files(pairs, tmp_path, loads, scored):
     MODEL.save(tmp_path, params_of(3))
     message = refused(lambda: filled(run))
     assert f"another key: model ({base}; its content differs); delete it" in message
+
+
+def test_an_adapter_is_known_by_its_files_and_its_base(pairs, tmp_path, loads):
+    """A folder in PEFT's layout names the folder of its base."""
+    MODEL.save(tmp_path, MODEL.params)
+    base = (tmp_path / "final").rename(tmp_path / "base")
+    adapted = load_model(str(base), 0, LoRA(rank=2))
+    adapted.save(tmp_path, adapted.params)
+    folder = str(tmp_path / "final")
+    cache = str(tmp_path / "cache")
+    run = dpo(pairs, reference=folder, reference_cache=cache)
+    filled(run)
+    filled(run)
+    assert loads == [folder]
+    MODEL.save(tmp_path / "new", params_of(3))
+    (tmp_path / "new" / "final" / "model.safetensors").replace(
+        base / "model.safetensors"
+    )
+    assert "another key: model" in refused(lambda: filled(run))
 
 
 class Killed(BaseException):

@@ -42,7 +42,7 @@ def state_distances(
     flat = [x.reshape(-1, x.shape[-1]) for x in rows[:4]]
     hidden = [response_hidden(policy, p, *flat) for p in (params, reference)]
     # two heads at once
-    chunk = max(1, default_chunk(policy, params, hidden[0], ()) // 2)
+    chunk = max(1, default_chunk(partial(policy.head, params), hidden[0], ()) // 2)
 
     def piece(new: Array, old: Array) -> tuple[Array, Array, Array]:
         new = jax.nn.log_softmax(policy.head(params, new), -1)

@@ -76,9 +76,10 @@ class Model:
     def save(self, folder: Path, params: Any) -> None:
         """Write `params` to `folder`/final, in the Hugging Face layout if it can.
 
-        Of an adapted model the adapter alone, in PEFT's layout.
+        Of an adapted model the adapter alone, in PEFT's layout, if its base is a folder.
         """
-        if self.config is not None and isinstance(params, Adapted):
+        adapted = self.folder is not None and isinstance(params, Adapted)
+        if self.config is not None and adapted:
             save_adapter(folder / "final", self.config, params, self.folder)
             return
         if self.config is not None:
@@ -158,9 +159,8 @@ def load_reference(
     where its tokens are not the model's: log-probs would be of different things.
     """
     if folder is None:
-        frozen, trained = trained_part(model.params)
-        params = trained if frozen is None else frozen
-        return dataclasses.replace(model, params=params)
+        frozen, _ = trained_part(model.params)
+        return model if frozen is None else dataclasses.replace(model, params=frozen)
     reference = load_model(folder, seed=0, compute=compute)
     sizes = [m.config and m.config.vocab_size for m in (reference, model)]
     if not _same_tokens(reference.tokenizer, model.tokenizer):

@@ -32,11 +32,16 @@ class Cache(NamedTuple):
     both are pytrees that belong to the policy. `slot` counts the columns written, a
     scalar: the next is slot % C, the same for all rows, so a row's text may go round
     the end. A column is overwritten after C steps: C is at least prompt plus response.
+
+    With `prompt`, of which each row serves N / P rows in a row (`share_cache`), the
+    columns of `stacked` are those after the prompt's; `rows` know of both, prompt
+    first.
     """
 
     stacked: Any
     rows: Any
     slot: Array
+    prompt: Any = None
 
 
 def repeat_cache(cache: Cache, group: int) -> Cache:
@@ -46,6 +51,34 @@ def repeat_cache(cache: Cache, group: int) -> Cache:
         jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), cache.rows),
         cache.slot,
     )
+
+
+def share_cache(cache: Cache, group: int, columns: int) -> Cache:
+    """A cache of `group` rows for each of P that were read, and `columns` to write.
+
+    Every column of `cache` holds a prompt's, as after a prefill without room. They are
+    kept once for the group; only what `rows` holds is repeated, 0 where nothing is
+    written yet.
+    """
+
+    def empty(held: Columns) -> Columns:
+        shape = list(held.array.shape)
+        shape[1], shape[held.axis] = shape[1] * group, columns
+        return Columns(jnp.zeros(shape, held.array.dtype), held.axis)
+
+    def wider(x: Array) -> Array:
+        x = jnp.repeat(x, group, axis=0)
+        return jnp.pad(x, ((0, 0), (0, columns))) if x.ndim > 1 else x
+
+    rows = jax.tree.map(wider, cache.rows)
+    if not jax.tree.leaves(cache.stacked):
+        return Cache(cache.stacked, rows, cache.slot)
+    stacked = jax.tree.map(empty, cache.stacked, is_leaf=_is_columns)
+    return Cache(stacked, rows, jnp.zeros_like(cache.slot), cache.stacked)
+
+
+def _is_columns(x: Any) -> bool:
+    return isinstance(x, Columns)
 
 
 def insert_cache(cache: Cache, fresh: Cache, rows: Array) -> Cache:
@@ -62,14 +95,11 @@ def insert_cache(cache: Cache, fresh: Cache, rows: Array) -> Cache:
         array = held.array.at[:, rows].set(turned(new.array, new.axis), mode="drop")
         return Columns(array, held.axis)
 
-    def whole(x: Any) -> bool:
-        return isinstance(x, Columns)
-
     def each(held: Array, new: Array) -> Array:
         return held.at[rows].set(turned(new, 1), mode="drop")
 
     return Cache(
-        jax.tree.map(layers, cache.stacked, fresh.stacked, is_leaf=whole),
+        jax.tree.map(layers, cache.stacked, fresh.stacked, is_leaf=_is_columns),
         jax.tree.map(each, cache.rows, fresh.rows),
         cache.slot,
     )

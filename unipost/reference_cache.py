@@ -217,7 +217,7 @@ def _computed(
     batches = math.ceil(count / size)
     # the last batch is filled up with the last line
     index = np.minimum(np.arange(batches * size), count - 1)
-    whole = Rows(*(jnp.asarray(x[index][:, None]) for x in rows))
+    whole = Rows(*(jnp.asarray(x[index][:, None]) for x in rows), packed=None)
     if packed_length is not None:
         whole = with_packing(whole, packed_length, batches)
     for i in range(batches):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.data import Tokens, data_hash
+from unipost.loading import adapter_base
 from unipost.tokenizer import Tokenizer
 
 Part = dict[str, Any]
@@ -83,11 +84,16 @@ def well_formed(record: Mapping[str, Any]) -> bool:
 
 def model_part(folder: str | None, what: str) -> Part:
     """The key's part for the model in `folder`, None for one in memory alone."""
-    if folder is None:
-        return {"files": None, "what": what}
-    place = Path(folder)
-    files = [place / "config.json", *sorted(place.glob("*.safetensors"))]
-    return {"files": data_hash(files), "what": what}
+    files = None if folder is None else data_hash(_files(folder))
+    return {"files": files, "what": what}
+
+
+def _files(folder: str) -> list[Path]:
+    """Config and weights of a folder; of an adapter's, those of its base too."""
+    base, place = adapter_base(folder), Path(folder)
+    config = place / ("config.json" if base is None else "adapter_config.json")
+    beneath = [] if base is None else _files(base)
+    return [config, *sorted(place.glob("*.safetensors")), *beneath]
 
 
 def parameters_digest(config: Any, params: Any) -> str:

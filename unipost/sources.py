@@ -126,7 +126,7 @@ class Fixed:
     def batch(self, step: int, params: Params) -> Experience:
         index = batch_indices(self.seed, step, self.prompts, self.size)
         lines = index[:, None] * self.group + np.arange(self.group)
-        rows = Rows(*(jnp.asarray(x[lines]) for x in self.tokens[:4]))
+        rows = Rows(*(jnp.asarray(x[lines]) for x in self.tokens[:4]), packed=None)
         rewards, trained = self.rewards, self.tokens.trained
         given = None if rewards is None else jnp.asarray(rewards[lines], jnp.float32)
         # all of the response is context, only what is trained on counts

@@ -27,6 +27,7 @@ from unipost.loading import load_reference
 from unipost.model import Compute
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
+from unipost.placement import beside
 from unipost.reference_cache import check_cache, with_reference
 from unipost.runs import JsonLines, RunError, environment, open_folder, write_atomic
 from unipost.sources import Setting, Source, Stream
@@ -257,7 +258,8 @@ class _Loop:
 
     def _start(self, store: Store | None) -> tuple[int, State]:
         inner = self.experiment.optimizer.init(self.first)
-        state = State(self.first, inner, jnp.zeros((), jnp.int32))
+        counter = beside(jnp.zeros((), jnp.int32), self.first)
+        state = State(self.first, inner, counter)
         if store is None or store.latest is None:
             return 0, state
         return store.restore(state)

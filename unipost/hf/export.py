@@ -94,7 +94,8 @@ def _ends(tokenizer: SavedTokenizer | None) -> dict[str, int]:
 def _check_params(config: ModelConfig, params: Any) -> None:
     """Raises ValueError unless the leaves are those of `config`."""
     base = params.base if isinstance(params, Adapted) else params
-    found = {path: x.shape for path, x in flatten_dict(dict(base)).items()}
+    leaves: dict[Any, Any] = flatten_dict(dict(base))
+    found = {path: x.shape for path, x in leaves.items()}
     if found != shapes(config):
         raise ValueError(
             "save_pretrained: params do not have the shapes of config; give the "
@@ -154,12 +155,12 @@ def named_tensors(
 
 def _host(params: Any, piece: Piece, dtype: np.dtype) -> np.ndarray:
     """One piece as its tensor holds it, whole even if devices hold parts of it."""
-    base = params.base if isinstance(params, Adapted) else params
-    leaf, low, name = base, {}, piece.path[-2] if len(piece.path) > 1 else ""
+    leaf = params.base if isinstance(params, Adapted) else params
     for part in piece.path:
         leaf = leaf[part]
-    if isinstance(params, Adapted) and piece.path[-1] == "kernel":
-        low = terms(params).get(name, {})
+    *_, name, kind = "", *piece.path
+    whole = isinstance(params, Adapted) and kind == "kernel"
+    low = terms(params).get(name, {}) if whole else {}
     place = np.array(piece.index, np.int32)
     found = _take(leaf, low, place, piece.transposed, dtype)
     if not found.is_fully_addressable:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unipost.adapters import HEAD, Adapted, LoRA, joined, kernel
+from unipost.adapters import HEAD, TARGETS, Adapted, LoRA, joined, kernel
 from unipost.hf.files import Stored, read_header, read_json, write_file
 from unipost.hf.names import fused, linear_modules
 from unipost.hf.peft_config import LM_HEAD, Request, read_request
@@ -97,20 +97,25 @@ def _check_lora(
     lora: LoRA, request: Request, keys: set[str], config: ModelConfig, path: Path
 ) -> None:
     """Raises ValueError where the run's settings are not those of the file."""
-    own = {part for key in keys for part in key.split("+")}
+    wanted = set(joined(lora.targets, fused(config)))
     pairs: dict[str, tuple[object, object]] = {
         "rank": (lora.rank, request.rank),
         "alpha": (lora.alpha, request.alpha),
         "rslora": (lora.rslora, request.rslora),
-        "targets": (sorted(joined(lora.targets, fused(config))), sorted(keys)),
+        "targets": (_listed(wanted), _listed(keys)),
     }
     for name, (given, stored) in pairs.items():
         if given != stored:
-            write = f"[{', '.join(sorted(own))}]" if name == "targets" else stored
             raise ValueError(
-                f"lora.{name}: is not that of the adapter in {path}; write {name}: "
-                f"{write}"
+                f"lora.{name}: {given} is not that of the adapter in {path}; write "
+                f"{name}: {stored}"
             )
+
+
+def _listed(keys: Collection[str]) -> str:
+    """The projections of an adapter's keys, as a config lists them."""
+    parts = {part for key in keys for part in key.split("+")}
+    return f"[{', '.join(name for name in (*TARGETS, HEAD) if name in parts)}]"
 
 
 def _check_names(tensors: Mapping[str, Stored], expected: set[str], path: Path) -> None:

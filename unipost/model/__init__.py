@@ -15,3 +15,4 @@ from unipost.policy import Policy as Policy
 from unipost.policy import function_policy as function_policy
 from unipost.policy import insert_cache as insert_cache
 from unipost.policy import repeat_cache as repeat_cache
+from unipost.policy import share_cache as share_cache

@@ -12,12 +12,13 @@ unspecified, and finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unipost.policy import widen
 
@@ -84,16 +85,34 @@ def weigh(scores: Array, allowed: Array, rule: Rule) -> Array:
 
 
 def recall(
-    query: Array, keys: Array, values: Array, allowed: Array, rule: Rule
+    query: Array, held: Sequence[tuple[Array, Array]], allowed: Array, rule: Rule
 ) -> Array:
-    """One query per row [N 1 H E] over a cache; allowed [N C] -> [N 1 H*E].
+    """One query per row [N 1 H E] over cached columns; allowed [N C] -> [N 1 H*E].
 
-    keys [N K E C], values [N K C E], as `unipost.model.cache` has them.
+    held: keys [P K E C] and values [P K C E] of one part of the columns after the
+    other, as `unipost.model.cache` has them. A row of them serves N / P queries: the
+    columns of a prompt are read once for its whole group.
     """
     rows, _, heads, size = query.shape
-    query = query.reshape(rows, keys.shape[1], -1, size)
-    weights = weigh(query @ keys, allowed[:, None, None], rule).astype(values.dtype)
-    return (weights @ values).reshape(rows, 1, heads * size)
+    query = query.reshape(rows, held[0][0].shape[1], -1, size)
+    scores = [_for_groups(query, keys) for keys, _ in held]
+    weights = weigh(jnp.concatenate(scores, -1), allowed[:, None, None], rule)
+    ends = np.cumsum([x.shape[-1] for x in scores])[:-1]
+    parts = jnp.split(weights.astype(query.dtype), ends, -1)
+    mixed = [_for_groups(w, values) for w, (_, values) in zip(parts, held, strict=True)]
+    return sum(mixed[1:], mixed[0]).reshape(rows, 1, heads * size)
+
+
+def _for_groups(x: Array, held: Array) -> Array:
+    """x [N K g A] @ held [P K A B] -> [N K g B]; rows n of x go with row n P / N."""
+    rows, heads, count, inner = x.shape
+    prompts = held.shape[0]
+    if rows == prompts:
+        return x @ held
+    x = x.reshape(prompts, -1, heads, count, inner).swapaxes(1, 2)
+    out = x.reshape(prompts, heads, -1, inner) @ held
+    out = out.reshape(prompts, heads, -1, count, held.shape[-1]).swapaxes(1, 2)
+    return out.reshape(rows, heads, count, -1)
 
 
 def visible(

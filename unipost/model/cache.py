@@ -19,6 +19,11 @@ def cache_columns(key: Array, value: Array) -> tuple[Columns, Columns]:
     return Columns(jnp.moveaxis(key, 2, 4), 4), Columns(jnp.moveaxis(value, 2, 3), 3)
 
 
+def columns_of(held: tuple[Columns, ...]) -> int:
+    """How many columns keys and values have; 0 of none."""
+    return held[0].array.shape[held[0].axis] if held else 0
+
+
 def widened(held: Columns, extra: int) -> Columns:
     """`held` with `extra` empty columns behind."""
     width = [(0, 0)] * held.array.ndim

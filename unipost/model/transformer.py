@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from unipost.adapters import attach
 from unipost.model.attention import ATTENTION, Rule, choose, recall
-from unipost.model.cache import cache_columns, widened, write_column
+from unipost.model.cache import cache_columns, columns_of, widened, write_column
 from unipost.model.config import ModelConfig
 from unipost.model.layers import (
     mixture,
@@ -242,19 +242,22 @@ class Transformer:
         """Final hidden states [N D] after one more token per row, and the new cache."""
         config, kinds = self.config, Kinds(self.config)
         params, dtype = attach(params), self.dtype(attach(params))
-        seen, now = cache.rows["position"], cache.rows["length"]
+        seen, now = cache.rows["place"], cache.rows["length"]
         self.check_length(seen.shape[1])
-        column = cache.slot % seen.shape[1]
-        mine = jnp.arange(seen.shape[1]) == column
-        seen = jnp.where(mine, now[:, None], seen)
+        shared = cache.prompt or ()
+        first = columns_of(shared)
+        column = cache.slot % (seen.shape[1] - first)
+        mine = jnp.arange(seen.shape[1]) == first + column
+        seen = jnp.where(mine, now[:, None] + 1, seen)
         turns = self.turns(kinds, now[:, None], dtype)
         x = embed(config, params, token[:, None], dtype)
 
-        def mixed(window: int | None, query: Array, key: Array, value: Array) -> Array:
-            allowed = seen >= 0
+        def mixed(window: int | None, query: Array, *held: Array) -> Array:
+            allowed = seen > 0
             if window is not None:
-                allowed &= now[:, None] - seen < window
-            return recall(query, key, value, allowed, self.rule(window))
+                allowed &= now[:, None] + 1 - seen < window
+            parts = list(zip(held[::2], held[1::2], strict=True))
+            return recall(query, parts, allowed, self.rule(window))
 
         # The cache is carried, not scanned over, so that XLA updates it in place.
         def body(carry, inputs):
@@ -268,7 +271,7 @@ class Transformer:
                     write_column(values, new[1], index, column),
                 )
                 options = [partial(mixed, window) for window in kinds.windows]
-                held = (x.array[index] for x in whole)
+                held = (x.array[index] for x in (*shared, *whole))
                 return _pick(options, kind["window"], query, *held), whole
 
             x, whole = layer(config, block, x, turns[kind["rotation"]], attend)
@@ -278,8 +281,8 @@ class Transformer:
         inputs = params["blocks"], kinds.index, indices
         (x, *stacked), _ = jax.lax.scan(body, (x, *cache.stacked), inputs)
         x = rms_norm(params["norm"], x, config)[:, 0]
-        rows = {"position": seen, "length": now + 1}
-        return x, Cache(tuple(stacked), rows, cache.slot + 1)
+        rows = {"place": seen, "length": now + 1}
+        return x, Cache(tuple(stacked), rows, cache.slot + 1, cache.prompt)
 
     def hidden(self, params: Params, tokens: Array, segments: Array) -> Array:
         """`Policy.hidden`."""
@@ -312,10 +315,10 @@ class Transformer:
         extra, mask = room(tokens, columns), mask.astype(bool)
         x, stacked = self.run(params, tokens, mask)
         stacked = tuple(widened(part, extra) for part in cache_columns(*stacked))
-        position = jnp.where(mask, positions_of(mask), -1).astype(jnp.int32)
-        empty = ((0, 0), (0, extra))
+        # 1 + position of what a column holds, 0 where it holds nothing
+        place = jnp.where(mask, positions_of(mask) + 1, 0).astype(jnp.int32)
         rows = {
-            "position": jnp.pad(position, empty, constant_values=-1),
+            "place": jnp.pad(place, ((0, 0), (0, extra))),
             "length": mask.sum(1).astype(jnp.int32),
         }
         slot = jnp.asarray(tokens.shape[1], jnp.int32)

@@ -25,6 +25,7 @@ from unipost.optimizers.leaves import (
 )
 from unipost.optimizers.schedules import Constant, Schedule, schedule_named
 from unipost.parts import Scalar, concrete, in_range, part, require
+from unipost.placement import beside
 
 Moments = Literal["bfloat16"] | None
 """The dtype of the first moment; None: float32, or that of wider parameters."""
@@ -89,7 +90,7 @@ class Optimizer(ABC):
         matches no leaf.
         """
         self._check_leaves(params)
-        return self._transform(0.0).init(_wide(params))
+        return beside(self._transform(0.0).init(_wide(params)), params)
 
     def update(self, grads: Any, state: Any, params: Any, step, steps):
         """(new params, new state, {"grad_norm", "learning_rate"}).

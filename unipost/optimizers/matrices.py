@@ -28,6 +28,7 @@ from unipost.optimizers.leaves import (
     own_axes,
 )
 from unipost.parts import Scalar, in_range, part
+from unipost.placement import beside
 
 ADAM = ("embed", "head")
 """What Muon leaves to Adam by default: the tables of the vocabulary."""
@@ -49,7 +50,10 @@ def per_matrix(make: Callable[[str, Any], optax.GradientTransformation]):
         return function
 
     def init(params):
-        return each(params, lambda n, x: stacked(make(n, x).init, n, x)(x))
+        def one(name, leaf):
+            return beside(stacked(make(name, leaf).init, name, leaf)(leaf), leaf)
+
+        return each(params, one)
 
     def update(updates, state, params=None):
         def one(name, grad, inner, param):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unipost.policy import Array, Params, Policy, repeat_cache
+from unipost.policy import Array, Params, Policy, share_cache
 from unipost.sampling.distribution import Sampling, draw
 from unipost.sampling.protocol import (
     Completion,
@@ -54,9 +54,9 @@ def sample(
     """`group` responses to each prompt [P L], up to sampling.max_tokens tokens each.
 
     A row ends with the first of `stop_tokens`, which belongs to the response. Each
-    prompt is read once; its cache is repeated over the group. Decoding stops early
-    when every row has ended. Row n draws from fold_in(key, ids[n]), then from
-    fold_in(that, t); ids are 0 ... P*G-1 unless given, so pass a new key for every
+    prompt is read once, and its keys and values are held once for its group. Decoding
+    stops early when every row has ended. Row n draws from fold_in(key, ids[n]), then
+    from fold_in(that, t); ids are 0 ... P*G-1 unless given, so pass a new key for every
     call. Jittable; shapes come from `sampling`, `group` and `stop_tokens`. Every row
     needs at least one prompt token.
 
@@ -64,9 +64,9 @@ def sample(
     """
     check(prompt, prompt_mask, group)
     rows, length = prompt.shape[0] * group, sampling.max_tokens
-    slots = prompt.shape[1] + length
-    logits, cache = policy.prefill(params, prompt, prompt_mask, slots)
-    logits, cache = jnp.repeat(logits, group, axis=0), repeat_cache(cache, group)
+    logits, cache = policy.prefill(params, prompt, prompt_mask, prompt.shape[1])
+    cache = share_cache(cache, group, length)
+    logits = jnp.repeat(logits, group, axis=0)
     keys = row_keys(key, jnp.arange(rows) if ids is None else ids)
     stops = jnp.asarray(stop_tokens, jnp.int32)
 
