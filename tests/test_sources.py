@@ -125,12 +125,12 @@ def test_behavior_is_the_samplers_own_distribution(sums):
     """At temperature 1 that of `score`; a draw at 0.5 is that of halved logits."""
     source = rollouts(sums)
     rows, batch, _ = source.open(SETTING).batch(1, OTHER)
-    flat = [x.reshape(16, -1) for x in rows]
+    flat = [x.reshape(16, -1) for x in rows[:4]]
     want = score(MODEL.policy, OTHER, *flat).logps.reshape(4, 4, 3)
     np.testing.assert_allclose(array(batch.behavior), want, atol=1e-5)
     cold = replace(source, sampling=Sampling(3, temperature=0.5))
     rows, batch, _ = cold.open(SETTING).batch(1, OTHER)
-    flat = [x.reshape(16, -1) for x in rows]
+    flat = [x.reshape(16, -1) for x in rows[:4]]
     vocab = score(MODEL.policy, OTHER, *flat, extras=("vocab",)).vocab
     halved = jax.nn.log_softmax(jnp.asarray(vocab) / 0.5, -1)
     chosen = jnp.take_along_axis(halved, flat[2][..., None], -1)[..., 0]
@@ -145,7 +145,7 @@ def test_a_sampler_correction_answers_for_the_temperature(sums, temperature):
     source = rollouts(sums, sampling=Sampling(3, temperature=temperature))
     rows, batch, _ = source.open(SETTING).batch(1, OTHER)
     batch = with_streams(objective, MODEL.policy, rows, batch, OTHER, None)
-    flat = [x.reshape(16, -1) for x in rows]
+    flat = [x.reshape(16, -1) for x in rows[:4]]
     vocab = np.asarray(score(MODEL.policy, OTHER, *flat, extras=("vocab",)).vocab)
     drawn = vocab / temperature
     drawn = drawn - np.log(np.exp(drawn).sum(-1, keepdims=True))
@@ -293,7 +293,7 @@ def test_sixteen_prompts_by_eight_of_the_shipped_base():
     assert rows.response.shape == (16, 8, 12)
     # the base is sometimes right, sometimes wrong, and ends its answers
     assert 0.02 < metrics["reward"] < 0.98 and metrics["finished"] > 0.9
-    flat = [x.reshape(128, -1) for x in rows]
+    flat = [x.reshape(128, -1) for x in rows[:4]]
     want = score(base.policy, base.params, *flat).logps.reshape(16, 8, 12)
     np.testing.assert_allclose(array(batch.behavior), want, atol=1e-4)
     # the same rows of a group, each with its prompt read for itself

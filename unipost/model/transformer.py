@@ -112,6 +112,16 @@ def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
     return out.reshape(*hidden.shape[:-1], -1)
 
 
+def cast_products(blocks: Params, dtype: Any) -> Params:
+    """Blocks with their matrices and biases in the dtype of products; norms stay."""
+    return {
+        name: part
+        if "scale" in part
+        else {leaf: x.astype(dtype) for leaf, x in part.items()}
+        for name, part in blocks.items()
+    }
+
+
 def project_heads(
     config: ModelConfig, block: Params, x: Array, turn: Array
 ) -> tuple[Array, Array, Array]:
@@ -278,7 +288,8 @@ class Transformer:
             return (x, *whole), None
 
         indices = jnp.arange(config.num_hidden_layers)
-        inputs = params["blocks"], kinds.index, indices
+        # All layers at once, so that a loop over tokens does it once before it starts.
+        inputs = cast_products(params["blocks"], dtype), kinds.index, indices
         (x, *stacked), _ = jax.lax.scan(body, (x, *cache.stacked), inputs)
         x = rms_norm(params["norm"], x, config)[:, 0]
         rows = {"place": seen, "length": now + 1}

@@ -64,9 +64,11 @@ def sample(
     """
     check(prompt, prompt_mask, group)
     rows, length = prompt.shape[0] * group, sampling.max_tokens
-    logits, cache = policy.prefill(params, prompt, prompt_mask, prompt.shape[1])
-    cache = share_cache(cache, group, length)
-    logits = jnp.repeat(logits, group, axis=0)
+    # a row by itself is read faster from one piece
+    columns = prompt.shape[1] + (length if group == 1 else 0)
+    logits, cache = policy.prefill(params, prompt, prompt_mask, columns)
+    if group > 1:
+        logits, cache = jnp.repeat(logits, group, 0), share_cache(cache, group, length)
     keys = row_keys(key, jnp.arange(rows) if ids is None else ids)
     stops = jnp.asarray(stop_tokens, jnp.int32)
 
