@@ -133,7 +133,7 @@ def test_margins_are_those_of_the_objective(sums):
     base = evaluator._anchor
     log_u = []
     for rows in (base.chosen, base.rows):
-        flat = [x[:, 0] for x in rows]
+        flat = [x[:, 0] for x in rows[:4]]
         new = score(MODEL.policy, OTHER, *flat).logps
         old = score(MODEL.policy, MODEL.params, *flat).logps
         log_u.append(np.asarray((new - old).sum(-1), np.float64))

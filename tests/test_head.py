@@ -10,6 +10,7 @@ import pytest
 
 from unipost import head
 from unipost.head import Scores, chunk_columns, moments, read, scores_of
+from unipost.model.layers import read_out
 
 NAMES = ("logps", "lse", "entropy", "collision")
 KINDS = [(name,) for name in NAMES] + [NAMES, ("entropy", "logps")]
@@ -282,3 +283,28 @@ def test_extras_in_any_order_are_one_program():
 
     orders = itertools.permutations(("entropy", "lse", "collision"))
     assert len({text(order) for order in orders}) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_head_in_half_precision_has_no_product_in_float32(axis):
+    """bfloat16 states, float32 table: the gradient of the table stays float32."""
+    x = jnp.asarray(RNG.normal(size=(6, 16)), jnp.bfloat16)
+    shape = (16, 40) if axis == 0 else (40, 16)
+    table = jnp.asarray(RNG.normal(size=shape), jnp.bfloat16).astype(jnp.float32)
+    weight = jnp.asarray(RNG.normal(size=(6, 40)), jnp.float32)
+
+    def loss(x, table):
+        return jnp.sum(weight * jnp.sin(read_out(x, table, axis)))
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    products = [x for x in step.lower(x, table).as_text().split("\n") if "dot_" in x]
+    assert len(products) == 3
+    assert all(": (tensor" in line and line.count("bf16>") >= 2 for line in products)
+    value, (state, slope) = step(x, table)
+    exact, (wide_state, wide_slope) = step(x.astype(jnp.float32), table)
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+    assert state.dtype == jnp.bfloat16 and slope.dtype == jnp.float32
+    for got, want in ((state.astype(jnp.float32), wide_state), (slope, wide_slope)):
+        np.testing.assert_allclose(got, want, atol=0.01 * float(jnp.abs(want).max()))
+    # not rounded to half precision on its way
+    assert (slope != slope.astype(jnp.bfloat16)).mean() > 0.5

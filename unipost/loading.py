@@ -76,7 +76,7 @@ class Model:
     def save(self, folder: Path, params: Any) -> None:
         """Write `params` to `folder`/final, in the Hugging Face layout if it can.
 
-        Of an adapted model the adapter alone, in PEFT's layout, if its base is a folder.
+        Of a model that was read from a folder and adapted, the adapter alone.
         """
         adapted = self.folder is not None and isinstance(params, Adapted)
         if self.config is not None and adapted:

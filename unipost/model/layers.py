@@ -7,6 +7,7 @@ wider.
 
 from __future__ import annotations
 
+from functools import partial
 from math import pi
 from typing import Any
 
@@ -27,6 +28,45 @@ def multiply(x: Array, kernel: Array) -> Array:
     """
     flat = x.reshape(-1, kernel.shape[0]) @ kernel.astype(x.dtype)
     return flat.reshape(*x.shape[:-1], -1)
+
+
+def read_out(x: Array, table: Array, axis: int) -> Array:
+    """x [n D] times a table whose axis `axis` is D, in the dtype of x: [n V] float32.
+
+    Wider where x is. In half precision the gradient of the result is rounded to the
+    dtype of x, so that its two products run in it too, and that of the table is summed
+    in the table's own dtype; reverse mode only.
+    """
+    if x.dtype == jnp.promote_types(x.dtype, jnp.float32):
+        return _dot(x, table.astype(x.dtype), 1, axis, x.dtype)
+    return _half_read_out(x, table, axis)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _half_read_out(x: Array, table: Array, axis: int) -> Array:
+    return _dot(x, table.astype(x.dtype), 1, axis, jnp.float32)
+
+
+def _half_read_out_forward(x: Array, table: Array, axis: int):
+    return _half_read_out(x, table, axis), (x, table)
+
+
+def _half_read_out_backward(axis: int, kept: tuple[Array, Array], change: Array):
+    x, table = kept
+    change = change.astype(x.dtype)
+    pair = (change, x) if axis == 1 else (x, change)
+    slope = _dot(*pair, 0, 0, jnp.float32).astype(table.dtype)
+    return _dot(change, table.astype(x.dtype), 1, 1 - axis, x.dtype), slope
+
+
+_half_read_out.defvjp(_half_read_out_forward, _half_read_out_backward)
+
+
+def _dot(left: Array, right: Array, i: int, j: int, dtype: Any) -> Array:
+    """Product of two matrices over axis i of the left and j of the right."""
+    return jax.lax.dot_general(
+        left, right, (((i,), (j,)), ((), ())), preferred_element_type=dtype
+    )
 
 
 def project(part: dict[str, Array], x: Array) -> Array:

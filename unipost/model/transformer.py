@@ -24,6 +24,7 @@ from unipost.model.layers import (
     mlp,
     multiply,
     project,
+    read_out,
     rms_norm,
     rotary,
     rotate,
@@ -95,16 +96,11 @@ def embed(config: ModelConfig, params: Params, tokens: Array, dtype: Any) -> Arr
 def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
     """Logits [... V] of final hidden states [... D], float32 or wider."""
     flat = hidden.reshape(-1, hidden.shape[-1])
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
     if config.tie_word_embeddings:
-        table = params["embedding"].astype(hidden.dtype)
-        out = jax.lax.dot_general(
-            flat, table, (((1,), (1,)), ((), ())), preferred_element_type=wide
-        )
+        out = read_out(flat, params["embedding"], 1)
     else:
         part = params["head"]
-        kernel = part["kernel"].astype(hidden.dtype)
-        out = jnp.dot(flat, kernel, preferred_element_type=wide)
+        out = read_out(flat, part["kernel"], 0)
         if "a" in part:
             out = out + widen(multiply(multiply(flat, part["a"]), part["b"]))
     if config.logit_softcap is not None:
