@@ -40,6 +40,8 @@ SIZES: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+TIMES = ("seconds", "cpu")
+
 
 def status(field: str) -> int:
     """Bytes of one line of /proc/self/status."""
@@ -128,11 +130,12 @@ def read(folder: Path, dtype: Any, sliced: bool) -> dict[str, float]:
     load.fill = counted
     jax.block_until_ready(jax.jit(lambda x: x + 1)(np.ones(3)))
     with Peak() as peak:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         sharding = place if sliced else None
         params = load.load_pretrained(folder, dtype=dtype, sharding=sharding).params
         jax.block_until_ready(params)
         seconds = time.perf_counter() - start
+        used = time.process_time() - used
     held = sum(
         shard.data.nbytes
         for x in jax.tree.leaves(params)
@@ -140,6 +143,7 @@ def read(folder: Path, dtype: Any, sliced: bool) -> dict[str, float]:
     )
     return {
         "seconds": seconds,
+        "cpu": used,
         "held": held,
         "read": count["bytes"],
         "anonymous": peak.rise["RssAnon"] - held,
@@ -179,10 +183,10 @@ def measure(folder: Path, dtype: str, how: str, processes: int, devices: int) ->
         if each.returncode:
             raise SystemExit(f"{how} on {processes} processes failed")
         cost = json.loads(out.splitlines()[-1])
-        mega = {name: round(cost[name] / 1e6) for name in cost if name != "seconds"}
+        mega = {name: round(cost[name] / 1e6) for name in cost if name not in TIMES}
         print(
             f"{dtype:8} {how:6} process {rank + 1}/{processes} of {devices} devices: "
-            f"{cost['seconds']:5.1f} s, device arrays {mega['held']} MB, files read "
+            f"{cost['seconds']:.1f} s ({cost['cpu']:.1f} CPU s), device arrays {mega['held']} MB, files read "
             f"{mega['read']} MB; peak beyond the arrays: anonymous {mega['anonymous']} "
             f"MB, file pages {mega['file']} MB",
             flush=True,

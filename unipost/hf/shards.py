@@ -136,4 +136,10 @@ def _write(
     finite = jnp.isfinite(value).all()
     value = (value.T if transposed else value).astype(part.dtype)
     value = value.reshape((1,) * (part.ndim - value.ndim) + value.shape)
-    return jax.lax.dynamic_update_slice(part, value, tuple(start)), finite
+    update = jax.lax.dynamic_update_slice
+    if part.dtype != jnp.bfloat16:
+        return update(part, value, tuple(start)), finite
+    # as bits: XLA on CPU would pass the whole part through float32
+    bits = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (part, value))
+    changed = update(*bits, tuple(start))
+    return jax.lax.bitcast_convert_type(changed, part.dtype), finite
