@@ -186,9 +186,9 @@ def measure(folder: Path, dtype: str, how: str, processes: int, devices: int) ->
         mega = {name: round(cost[name] / 1e6) for name in cost if name not in TIMES}
         print(
             f"{dtype:8} {how:6} process {rank + 1}/{processes} of {devices} devices: "
-            f"{cost['seconds']:.1f} s ({cost['cpu']:.1f} CPU s), device arrays {mega['held']} MB, files read "
-            f"{mega['read']} MB; peak beyond the arrays: anonymous {mega['anonymous']} "
-            f"MB, file pages {mega['file']} MB",
+            f"{cost['seconds']:.1f} s ({cost['cpu']:.1f} CPU s), device arrays "
+            f"{mega['held']} MB, files read {mega['read']} MB; peak beyond the arrays: "
+            f"anonymous {mega['anonymous']} MB, file pages {mega['file']} MB",
             flush=True,
         )
 

@@ -1,6 +1,7 @@
 """Conversations as the template's own ids, never tokenised across the boundary."""
 
 import json
+import shutil
 
 import pytest
 from chat_templates import FOLDER, styled, turns
@@ -160,7 +161,7 @@ def test_a_text_in_answer_to_messages_ends_as_the_template_does(style, end, stop
     response = tokens.response[0][tokens.response_mask[0]].tolist()
     assert response == tokenizer.encode("So 5." + end)
     assert tokenizer.eos_token in stop_tokens(tokenizer)
-    assert len(stop_tokens(tokenizer)) == stops
+    assert len({*stop_tokens(tokenizer)} - {*tokenizer.ends}) == stops
     assert {*stop_tokens(tokenizer)} & {*response[-3:]}
 
 
@@ -203,3 +204,15 @@ def test_rows_hold_ids_and_compare_by_them():
     chat = chat_of(styled("chatml"))
     one, other = chat.prompt(TALK[:1]), chat.prompt(TALK[:3])
     assert isinstance(one, Rendered) and one == chat.prompt(TALK[:1]) and one != other
+
+
+@pytest.mark.parametrize("listed, more", [([5, 7], {5, 7}), (5, {5}), (None, set())])
+def test_the_ends_of_generation_config_stop_a_response(tmp_path, listed, more):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": listed}))
+    tokenizer = load_tokenizer(tmp_path / "model")
+    assert set(stop_tokens(tokenizer)) == {tokenizer.eos_token} | more
+    path.write_text('{"eos_token_id": "<end>"}')
+    with pytest.raises(ValueError, match="generation_config.json: eos_token_id = '<en"):
+        load_tokenizer(tmp_path / "model")

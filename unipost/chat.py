@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from unipost.formats import DataError
-from unipost.tokenizer import Tokenizer
+from unipost.tokenizer import PretrainedTokenizer, Tokenizer
 
 TrainOn = Literal["last", "assistant"]
 Turn = dict[str, Any]
@@ -79,8 +79,14 @@ def chat_of(tokenizer: Tokenizer | None) -> Chat:
 
 
 def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids that end a response: the tokenizer's eos and the template's end of a turn."""
+    """Ids that end a response.
+
+    The tokenizer's eos, those of generation_config.json, and the template's end of a
+    turn.
+    """
     chat, ends = chat_of(tokenizer), [tokenizer.eos_token]
+    if isinstance(tokenizer, PretrainedTokenizer):
+        ends += tokenizer.ends
     if isinstance(chat, Template):
         ends += [index for index in chat.end if index in chat.special]
     return tuple(dict.fromkeys(ends))

@@ -14,9 +14,11 @@ class PretrainedTokenizer:
     """A transformers tokenizer behind the `Tokenizer` protocol.
 
     pad_token falls back to eos_token: padding is masked, so any valid id will do.
+    `ends` are further ids that end a response, those of generation_config.json.
     """
 
     backend: Any
+    ends: tuple[int, ...] = ()
 
     @property
     def vocab_size(self) -> int:

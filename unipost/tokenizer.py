@@ -13,7 +13,13 @@ from unipost import byte_tokenizer, char_tokenizer
 from unipost.byte_tokenizer import ByteTokenizer as ByteTokenizer
 from unipost.char_tokenizer import CharTokenizer as CharTokenizer
 from unipost.pretrained_tokenizer import PretrainedTokenizer as PretrainedTokenizer
-from unipost.tokenizer_layout import CONFIG, TEMPLATE, TOKENIZER, read_object
+from unipost.tokenizer_layout import (
+    CONFIG,
+    GENERATION,
+    TEMPLATE,
+    TOKENIZER,
+    read_object,
+)
 
 SavedTokenizer = CharTokenizer | ByteTokenizer | PretrainedTokenizer
 """The tokenizers that have files."""
@@ -70,11 +76,24 @@ def _ours(folder: Path, files: Mapping[str, Any]) -> SavedTokenizer | None:
     return byte_tokenizer.from_layout(content, names, template)
 
 
+def _ends(folder: Path) -> tuple[int, ...]:
+    """The ids that generation_config.json lists as ends; none without the file."""
+    path = folder / GENERATION
+    if not path.exists():
+        return ()
+    found = read_object(path).get("eos_token_id")
+    ends = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(isinstance(end, int) for end in ends):
+        raise ValueError(f"{path}: eos_token_id = {found!r}; write one id or a list")
+    return tuple(ends)
+
+
 def _theirs(folder: Path) -> PretrainedTokenizer:
     from transformers import AutoTokenizer
 
+    ends = _ends(folder)
     try:
-        return PretrainedTokenizer(AutoTokenizer.from_pretrained(str(folder)))
+        return PretrainedTokenizer(AutoTokenizer.from_pretrained(str(folder)), ends)
     except Exception as error:  # tokenizers raises bare Exception for what it rejects
         reason = " ".join(str(error).split())
         raise ValueError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "tokenizer_config.json"
+GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 

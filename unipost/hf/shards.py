@@ -140,6 +140,6 @@ def _write(
     if part.dtype != jnp.bfloat16:
         return update(part, value, tuple(start)), finite
     # as bits: XLA on CPU would pass the whole part through float32
-    bits = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (part, value))
-    changed = update(*bits, tuple(start))
-    return jax.lax.bitcast_convert_type(changed, part.dtype), finite
+    cast = jax.lax.bitcast_convert_type
+    changed = update(cast(part, jnp.uint16), cast(value, jnp.uint16), tuple(start))
+    return cast(changed, part.dtype), finite
