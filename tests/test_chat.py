@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from chat_templates import FOLDER, styled, turns
@@ -161,7 +162,7 @@ def test_a_text_in_answer_to_messages_ends_as_the_template_does(style, end, stop
     response = tokens.response[0][tokens.response_mask[0]].tolist()
     assert response == tokenizer.encode("So 5." + end)
     assert tokenizer.eos_token in stop_tokens(tokenizer)
-    assert len({*stop_tokens(tokenizer)} - {*tokenizer.ends}) == stops
+    assert len(stop_tokens(replace(tokenizer, ends=()))) == stops
     assert {*stop_tokens(tokenizer)} & {*response[-3:]}
 
 

@@ -20,7 +20,7 @@ from unipost import Batch, Mixture, part, presets
 from unipost.advantages import Given
 from unipost.corrections import GivenWeight, SamplerCorrection
 from unipost.data import DataError
-from unipost.data_needs import ABSENT, TRAINING
+from unipost.data_needs import ABSENT, TRAINING, check_data
 from unipost.divergences import DIVERGENCES
 from unipost.hf import save_pretrained
 from unipost.loading import load_reference
@@ -28,6 +28,7 @@ from unipost.objective import OWN
 from unipost.optimizers import SGD
 from unipost.presets import FAMILIES
 from unipost.runs import RunError
+from unipost.sampling import RemoteSampler
 from unipost.signals import Signal, ZScore
 from unipost.sources import FIELDS, Demonstrations
 from unipost.tokenizer import CharTokenizer
@@ -258,3 +259,13 @@ def test_a_reference_has_the_tokens_of_the_model(tmp_path):
     load_reference(str(tmp_path), wide, whole=False)
     message = refusal(load_reference, str(tmp_path), wide, True, error=RunError)
     assert "its vocabulary has 14 entries, the model's 99" in message
+
+
+def test_a_sampler_without_log_probs_gives_no_behaviour_stream():
+    silent = RemoteSampler("http://localhost/v1", "m", logprobs="none")
+    told = rollouts("x.jsonl")
+    check_data(presets.tis(), told)
+    untold = replace(told, sampler=silent)
+    check_data(presets.grpo(), untold)
+    with pytest.raises(ValueError, match="needs batch.behavior, the sampler's log-pr"):
+        check_data(presets.tis(), untold)

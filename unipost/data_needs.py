@@ -34,7 +34,8 @@ ABSENT = {
     "reference_rewards": "rewards of the reference's own responses; write signal: mean",
     "text": "the tokens of the prompt too; write on: response",
     "steps": "step rewards and where steps end; write supervision: outcome",
-    "behavior": "the sampler's log-probs; write rollouts, which sample as they train",
+    "behavior": "the sampler's log-probs; write rollouts, which sample as they train, "
+    "with a sampler that tells them",
     "off_policy": "groups with demonstrations; write rollouts with demonstrations: 1",
     "rewards": "rewards; write rollouts",
 }

@@ -98,6 +98,12 @@ class Rollouts(Source):
     def varies(self) -> Varies:
         return "step"
 
+    @property
+    def fields(self) -> frozenset[str]:
+        # a server that is not asked for log-probs says nothing of its distribution
+        silent = getattr(self.sampler, "logprobs", None) == "none"
+        return super().fields - ({"behavior"} if silent else set())
+
     def open(self, setting: Setting) -> Stream:
         questions = read_rows(
             self.path, "questions", self.columns, self.on_bad_row, setting.tokenizer
@@ -147,7 +153,7 @@ class _Rolled:
         batch = Batch(
             mask=rows.response_mask,
             rewards=jnp.asarray(rewards),
-            behavior=behavior,
+            behavior=behavior if "behavior" in source.fields else None,
             off_policy=off,
         )
         return Experience(rows, batch, numbers | metrics)
