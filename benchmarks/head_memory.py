@@ -5,7 +5,7 @@
 Temporary memory of scoring and its gradient, as XLA plans it (`memory_analysis`; the
 152k vocabulary is compiled and not run), in GiB: all logits at once, and in the chunk
 that `unipost.head.chunk_columns` chooses. Then seconds of both at a vocabulary of 16k,
-where both run, in chunks of 1024 tokens: least wall and CPU time of `--rounds`, which
+where both run, in the chosen chunk too: least wall and CPU time of `--rounds`, which
 take turns. Hidden states are given, so nothing but the head is in these numbers.
 """
 
@@ -98,9 +98,9 @@ def draw(rows: int, tokens: int) -> tuple[Any, ...]:
 
 
 def times(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
-    """Seconds of scoring and gradient at V=16k, whole and in chunks of 1024 tokens."""
+    """Seconds of scoring and gradient at V=16k, whole and in the chosen chunk."""
     arguments, columns = draw(rows, tokens), tokens // rows
-    steps = [gradient((), chunk) for chunk in (columns, max(1, 1024 // rows))]
+    steps = [gradient((), chunk) for chunk in (columns, None)]
     spans: list[list[dict[str, float]]] = [[], []]
     for turn in range(rounds + 1):
         for step, found in zip(steps, spans, strict=True):

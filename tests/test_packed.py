@@ -89,7 +89,8 @@ def test_packed_rows_score_like_padded_ones(options):
 
 def test_packed_rows_score_like_padded_ones_in_float32():
     data = texts(1)
-    params = jax.tree.map(lambda x: x.astype(jnp.float32), PARAMS)
+    # as drawn: four times that makes the model itself four digits worse
+    params = init_params(CONFIG, 0)
     got = slopes(lambda params: packed(params, data))(params)
     assert {x.dtype for x in jax.tree.leaves(got)} == {jnp.dtype("float32")}
     same(got, slopes(lambda params: padded(params, data))(params), 1e-5)

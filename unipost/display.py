@@ -38,16 +38,17 @@ class Display:
         self._tokens += tokens
         now = time.perf_counter()
         rate = self._tokens / max(now - self._start, 1e-9)
-        numbers = "  ".join(f"{k} {metrics[k]:.4g}" for k in SHOWN if k in metrics)
+        shown = [f"{k} {metrics[k]:.4g}" for k in SHOWN if k in metrics]
+        # the first step's tokens are told with the second's
+        shown += [f"{_count(rate)} tok/s"] if self._tokens else []
+        numbers = "  ".join(shown)
         if self._bar is not None:
-            text = f"{numbers}  {_count(rate)} tok/s"
-            self._bar.update(self._task, completed=step, numbers=text)
+            self._bar.update(self._task, completed=step, numbers=numbers)
         elif now - self._said > 10.0 or step == self.steps:
             self._said = now
             left = (self.steps - step) * (now - self._start) / max(step - self.first, 1)
             print(
-                f"{self.title}  step {step}/{self.steps}  {numbers}  "
-                f"{_count(rate)} tok/s  {left:.0f} s left",
+                f"{self.title}  step {step}/{self.steps}  {numbers}  {left:.0f} s left",
                 file=sys.stderr,
             )
 

@@ -25,7 +25,9 @@ from unipost.policy import Array, widen
 Head = Callable[[Array], Array]
 EXTRAS = ("entropy", "lse", "vocab", "collision")
 LOGITS_BYTES = 2**29
-"""Logits of one chunk on one device, 512 MiB: 882 tokens of a vocabulary of 152k."""
+"""Most logits of one chunk on one device, 512 MiB: 882 tokens of a 152k vocabulary."""
+CHUNK_TOKENS, CHUNK_BYTES = 2048, 2**27
+"""A chunk of so many tokens, or bytes if that is more, is efficient: 2048 at 16k."""
 
 # Kept for the backward pass, [N T] each; all that is [N T V] is computed again.
 SAVED = "moments"
@@ -128,13 +130,15 @@ def chunk_columns(
 ) -> int:
     """How many of `columns` to form logits for at once, on `devices` together.
 
-    A chunk holds LOGITS_BYTES of logits per device, at least one column. Chunks save
-    the logits and their gradient, 2 (tokens - chunk) V numbers per device; the loop
-    holds the head's gradient, D V numbers, and a gathered head in half precision.
-    Where that is more, the answer is `columns`: no loop.
+    A chunk holds CHUNK_TOKENS per device or CHUNK_BYTES of logits, whichever is more,
+    within LOGITS_BYTES, and at least one column. Chunks save the logits and their
+    gradient, 2 (tokens - chunk) V numbers per device; the loop holds the head's
+    gradient, D V numbers, and a gathered head in half precision. Where that is more,
+    the answer is `columns`: no loop.
     """
-    column = rows * vocab * itemsize / devices
-    chunk = max(1, int(LOGITS_BYTES / column))
+    token = vocab * itemsize
+    tokens = min(LOGITS_BYTES / token, max(CHUNK_BYTES / token, CHUNK_TOKENS))
+    chunk = max(1, int(tokens * devices / rows))
     saved = 2 * (columns - chunk) * rows / devices
     if saved <= 1.5 * hidden:
         return columns
