@@ -135,3 +135,16 @@ def test_auto_chooses_by_platform(platform, shape, dtype, softcap, name, monkeyp
     query = jnp.zeros(shape, dtype)
     assert choose("auto", query, Rule(1.0, softcap=softcap)) is ATTENTION[name]
     assert choose("einsum", query, Rule(1.0)) is ATTENTION["einsum"]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("splash", "splash reads rows in blocks of 128 tokens, these have 150; write"),
+        ("cudnn", "cudnn computes bfloat16 on a GPU, not float64 on cpu; write auto"),
+    ],
+)
+def test_a_kernel_that_cannot_run_names_the_setting(name, message):
+    arrays = [*map(jnp.asarray, inputs()), jnp.asarray(SEGMENTS)]
+    with pytest.raises(ValueError, match=f"compute.attention: {message}"):
+        ATTENTION[name](*arrays, RULES["plain"])

@@ -63,7 +63,8 @@ def test_the_page_trains_merges_and_evaluates(folder, capsys):
         "adapter_model.safetensors",
     ]
     assert main(["merge", str(out / "final"), str(merged)]) == 0
-    assert f"{merged}: {MODEL} in float32" in capsys.readouterr().out
+    told = f"{merged}: {MODEL} with {out / 'final'} merged in, float32"
+    assert told in capsys.readouterr().out
     # the merged model is the base plus the adapter, and is what its folder stands for
     base, whole = load_pretrained(MODEL).params, load_pretrained(merged).params
     adapted = load_model(str(out / "final"), 0).params

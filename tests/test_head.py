@@ -310,3 +310,25 @@ def test_a_head_in_half_precision_has_no_product_in_float32(axis):
         np.testing.assert_allclose(got, want, atol=0.01 * float(jnp.abs(want).max()))
     # not rounded to half precision on its way
     assert (slope != slope.astype(jnp.bfloat16)).mean() > 0.5
+
+
+def test_rows_on_several_devices_stay_there():
+    """Chunks of columns: nothing but the head's gradient is exchanged."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = (
+        jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in (("data",), ())
+    )
+    kinds = ((16, 12, 32), jnp.float32), ((16, 12), jnp.int32), ((16, 12), jnp.bool_)
+    arrays = [jax.ShapeDtypeStruct(*kind, sharding=split) for kind in kinds]
+    kernel = jax.ShapeDtypeStruct((32, 64), jnp.float32, sharding=whole)
+
+    def loss(kernel, hidden, targets, mask):
+        ones = partial(linear, {"kernel": kernel})
+        return jnp.sum(scores_of(ones, hidden, targets, mask, (), 4).logps)
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(whole, split))
+    text = step.lower(kernel, *arrays).compile().as_text()
+    exchanged = [x for x in text.split("\n") if " all-" in x or " collective-" in x]
+    assert len(exchanged) == 1 and "f32[64,32]" in exchanged[0].replace(
+        "32,64", "64,32"
+    )

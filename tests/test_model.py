@@ -328,6 +328,6 @@ def test_sizes_that_do_not_fit_are_refused(field, value, words):
 def test_too_many_positions_are_refused():
     tokens = jnp.zeros((1, 513), int)
     with pytest.raises(ValueError, match="513 positions exceed .*512"):
-        POLICY.logits(PARAMS, tokens, tokens)
+        POLICY.logits(PARAMS, tokens, tokens == 0)
     with pytest.raises(ValueError, match="cache_length 3 is shorter"):
         POLICY.prefill(PARAMS, tokens[:, :9], tokens[:, :9], 3)

@@ -234,7 +234,8 @@ def test_slow_answers_time_out_and_are_tried_again():
         with pytest.raises(EndpointError, match="timed out, after 2 tries; check that"):
             ask(url, workers=1, timeout=0.2, retries=1)
         assert time.monotonic() - started < 3
-        assert len(server.bodies) == 2
+        # a request on a connection that the server closed meanwhile is sent anew
+        assert 2 <= len(server.bodies) <= 4
 
 
 def test_a_request_that_is_wrong_is_not_repeated():

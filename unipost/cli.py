@@ -341,20 +341,21 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from unipost.hf import read_generation, save_pretrained
+    from unipost.hf import save_pretrained
     from unipost.loading import adapter_base, load_model
 
     folder = str(options.model)
     model = load_model(folder, seed=0)
     if model.config is None:
         raise ValueError(f"{folder}: no model in the Hugging Face layout; give one")
-    source = adapter_base(folder) or folder
     save_pretrained(
         options.out,
         model.config,
         model.params,
         model.tokenizer,
         dtype=options.dtype,
-        generation=read_generation(source) or None,
+        generation=model.generation,
     )
-    print(f"{options.out}: {source} in {options.dtype}")
+    base = adapter_base(folder)
+    what = folder if base is None else f"{base} with {folder} merged in"
+    print(f"{options.out}: {what}, {options.dtype}")

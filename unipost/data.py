@@ -51,6 +51,7 @@ def encode_rows(
     prompt_length: int,
     response_length: int,
     too_long: Literal["raise", "drop", "truncate"] = "raise",
+    budget: str = "response_length",
 ) -> Tokens:
     """Tokenise rows: a response is one line, a Preference two (chosen, rejected).
 
@@ -59,13 +60,14 @@ def encode_rows(
     merged across their boundary. Rows that do not fit raise DataError, are dropped with
     a warning (a Preference as a whole), or are cut: a prompt keeps its end, a response
     its beginning; one with no token left to train on is dropped all the same.
+    `budget` is what a message calls the response length.
     """
     lines: list[_Line] = []
     long, dropped = [], []
     for number, row in enumerate(rows):
         place = row.place or f"row {number + 1}"
         own = _lines(tokenizer, row, number, place)
-        problem = _too_long(own, prompt_length, response_length)
+        problem = _too_long(own, prompt_length, response_length, budget)
         cut = too_long == "truncate"
         if problem and cut and not all(x.learns(response_length) for x in own):
             problem, cut = "no token to train on is left of the cut response", False
@@ -138,14 +140,16 @@ def _encode(tokenizer: Tokenizer, text: str, place: str) -> list[int]:
     return ids
 
 
-def _too_long(lines: list[_Line], prompt_length: int, response_length: int) -> str:
+def _too_long(
+    lines: list[_Line], prompt_length: int, response_length: int, budget: str
+) -> str:
     prompt, response = len(lines[0].prompt), max(len(x.response) for x in lines)
     if prompt > prompt_length:
         return f"the prompt has {prompt} tokens, prompt_length is {prompt_length}"
     if response > response_length:
         return (
             f"the response has {response} tokens with the end token, "
-            f"response_length is {response_length}"
+            f"{budget} is {response_length}"
         )
     return ""
 

@@ -23,7 +23,7 @@ from unipost.model import Params, Policy
 from unipost.objectives import AnyObjective, margin_score
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rollouts import texts
-from unipost.rows import Demonstration, Question
+from unipost.rows import Demonstration, Question, demonstration
 from unipost.sampling import Sampling, compiled_sample
 from unipost.score import Score
 from unipost.sources import TooLong
@@ -147,10 +147,9 @@ def open_tasks(evaluation: Evaluation, tokenizer: Tokenizer) -> dict[str, OpenTa
         questions = read_rows(
             task.path, "questions", task.columns, tokenizer=tokenizer
         ).rows[: task.limit]
-        rows = [
-            Demonstration(q.prompt, q.demonstration or q.answer, q.place)
-            for q in questions
-        ]
+        rows: list[Demonstration | Question] = list(questions)
+        if name == evaluation.distance:  # margins compare it with mistakes
+            rows = [demonstration(q) for q in questions]
         tokens = encode_rows(
             tokenizer, rows, task.prompt_length, task.response_length, task.too_long
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +65,7 @@ class Model:
 
     `config` is None for a model of one's own (`unipost.model.function_policy`): such a
     model is trained as any other, and saved as `final.npz`, a leaf by its path.
-    `folder` is where it was read from.
+    `folder` is where it was read from, `generation` its generation_config.json.
     """
 
     config: ModelConfig | None
@@ -72,6 +73,7 @@ class Model:
     params: Any
     tokenizer: Any
     folder: str | None = None
+    generation: Mapping[str, Any] | None = None
 
     def save(self, folder: Path, params: Any) -> None:
         """Write `params` to `folder`/final, in the Hugging Face layout if it can.
@@ -83,9 +85,8 @@ class Model:
             save_adapter(folder / "final", self.config, params, self.folder)
             return
         if self.config is not None:
-            given = None if self.folder is None else read_generation(self.folder)
             place, parts = folder / "final", (self.config, params, self.tokenizer)
-            save_pretrained(place, *parts, generation=given or None)
+            save_pretrained(place, *parts, generation=self.generation)
             return
         leaves = jax.tree_util.tree_leaves_with_path(params)
         named: Any = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
@@ -103,11 +104,12 @@ def load_model(
     The folder of an adapter stands for its base with the adapter merged in. With
     `lora` its parameters are `Adapted`: a new adapter on top of the model.
     """
-    place = None
+    place = generation = None
     if isinstance(model, str):
         base = adapter_base(model)
         place = model if base is None else None
         config, params, folder = load_pretrained(base or model)
+        generation = read_generation(base or model) or None
         if folder is None:
             raise RunError(f"{model}: holds no tokenizer; save one beside the weights")
         tokenizer: Tokenizer = load_tokenizer(folder)
@@ -123,7 +125,7 @@ def load_model(
     if lora is not None:
         params = open_adapter(lora, config, params, seed)
     policy = transformer_policy(config, compute)
-    return Model(config, policy, params, tokenizer, place)
+    return Model(config, policy, params, tokenizer, place, generation)
 
 
 def adapter_base(folder: str) -> str | None:

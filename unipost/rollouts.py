@@ -17,7 +17,7 @@ from unipost.chat import stop_tokens
 from unipost.data import Tokens, batch_indices, encode_rows, read_rows
 from unipost.model import Params
 from unipost.rewards import Reward, numeric, score_texts
-from unipost.rows import Demonstration
+from unipost.rows import Demonstration, Question, demonstration
 from unipost.sampling import (
     BatchSampler,
     Engine,
@@ -108,22 +108,34 @@ class Rollouts(Source):
         questions = read_rows(
             self.path, "questions", self.columns, self.on_bad_row, setting.tokenizer
         ).rows
-        rows = [
-            Demonstration(q.prompt, q.demonstration or q.answer, q.place)
-            for q in questions
-        ]
+        # a worked solution is read, and has to fit, only where it is a row of the group
+        rows: list[Demonstration | Question] = list(questions)
+        if self.demonstrations:
+            rows = [demonstration(q) for q in questions]
         tokens = encode_rows(
             setting.tokenizer,
             rows,
             self.prompt_length,
             self.sampling.max_tokens,
             self.too_long,
+            budget="sampling.max_tokens",
         )
+        check_stop(setting.tokenizer, self.stop)
         answers = [questions[i].answer for i in tokens.index]
         engine = self.sampler.open(
             setting.policy, setting.tokenizer, self.sampling, self.prompt_length
         )
         return _Rolled(self, setting, tokens, answers, engine)
+
+
+def check_stop(tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+    """Raises ValueError for a stop string that decoded text cannot hold."""
+    for text in stop:
+        if not tokenizer.decode(tokenizer.encode(text)):
+            raise ValueError(
+                f"data.stop: {text!r} is a special token, which decoded text leaves "
+                "out; leave it out: end tokens end a response by themselves"
+            )
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,12 @@ class Question:
     place: str = dataclasses.field(default="", compare=False)
 
 
+def demonstration(question: Question) -> Demonstration:
+    """The question with its worked solution, or its answer, as the response."""
+    response = question.demonstration or question.answer
+    return Demonstration(question.prompt, response, question.place)
+
+
 Row = Demonstration | Preference | Labelled | Question
 Kind = Literal["demonstrations", "preferences", "labelled", "questions"]
 

@@ -5,6 +5,7 @@ library asks more of a tokenizer. One with a `backend` of transformers that has 
 template also writes conversations (`unipost.chat`).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,6 +90,8 @@ def _ends(folder: Path) -> tuple[int, ...]:
 
 
 def _theirs(folder: Path) -> PretrainedTokenizer:
+    # that there is no PyTorch is no news here
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
     ends = _ends(folder)

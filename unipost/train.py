@@ -22,11 +22,12 @@ from unipost.display import Display
 from unipost.evaluation import Evaluation, Evaluator
 from unipost.loading import Model as Model
 from unipost.loading import NewModel as NewModel
+from unipost.loading import adapter_base, load_reference
 from unipost.loading import load_model as load_model
-from unipost.loading import load_reference
 from unipost.model import Compute
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
+from unipost.packing_checks import check_budget, check_packing
 from unipost.placement import beside
 from unipost.reference_cache import check_cache, with_reference
 from unipost.runs import JsonLines, RunError, environment, open_folder, write_atomic
@@ -90,6 +91,7 @@ class Experiment:
         pieces, length = self.minibatches * self.microbatches, self.packed_length
         if length is not None and length < 1:
             raise ValueError(f"packed_length: {length}; write 1 or more, or null")
+        check_budget(length, self.data)
         prompts = self.data.prompts
         if prompts % pieces:
             raise ValueError(
@@ -159,6 +161,8 @@ def train(
         # the parameters of a given model may be others than those in its folder
         place = model.folder if given is None else None
         stream = with_reference(experiment, model, place, stream)
+    if experiment.packed_length is not None:
+        check_packing(experiment.packed_length, experiment.data, model.config, stream)
     first = _first(experiment, model, given)
     loop = _Loop(experiment, folder, model, reference, stream, first)
     started = time.perf_counter()
@@ -196,7 +200,9 @@ def _record(experiment: Experiment, folder: Path) -> None:
     for name in ("model", "reference"):
         place = getattr(experiment, name)
         if isinstance(place, str):
-            places[name], hashes[name] = place, data_hash(place)
+            base = adapter_base(place)
+            parts = [place] if base is None else [place, base]
+            places[name], hashes[name] = place, data_hash(parts)
     path = folder / "environment.json"
     before = json.loads(path.read_text())["hashes"] if path.exists() else hashes
     for name, digest in hashes.items():

@@ -185,6 +185,12 @@ def cudnn(query: Array, key: Array, value: Array, segments: Array, rule: Rule) -
     Aligned rows are described by their lengths, others by a mask [N 1 S S].
     """
     _no_softcap("cudnn", rule)
+    platform, half = jax.default_backend(), (jnp.bfloat16, jnp.float16)
+    if platform != "gpu" or query.dtype not in half:
+        raise ValueError(
+            f"compute.attention: cudnn computes bfloat16 on a GPU, not {query.dtype} "
+            f"on {platform}; write auto, or compute.dtype: bfloat16"
+        )
     given: dict[str, Any] = {"mask": visible(segments, rule.window)[:, None]}
     if rule.aligned:
         # a text of length 0 has no softmax: let it read column 0
@@ -211,6 +217,11 @@ def splash(
     )
 
     length, heads = query.shape[1:3]
+    if length % 128:
+        raise ValueError(
+            f"compute.attention: splash reads rows in blocks of 128 tokens, these have "
+            f"{length}; write packed_length, a multiple of 128, or auto"
+        )
     shape = length, length
     one = masks.CausalMask(shape)
     if rule.window is not None:

@@ -193,7 +193,7 @@ class Transformer:
         if length > limit:
             raise ValueError(
                 f"model: {length} positions exceed max_position_embeddings ({limit}); "
-                "shorten prompt or response, or raise it in ModelConfig"
+                "write a smaller prompt_length or response length"
             )
 
     def rule(self, window: int | None, aligned: bool = False) -> Rule:
@@ -218,7 +218,8 @@ class Transformer:
         """
         config, kinds = self.config, Kinds(self.config)
         params, dtype = attach(params), self.dtype(attach(params))
-        self.check_length(tokens.shape[1])
+        if segments.dtype == jnp.bool_:  # a packed row may be longer than its texts
+            self.check_length(tokens.shape[1])
         positions, ids = positions_of(segments), segments.astype(jnp.int32)
         x = embed(config, params, jnp.where(ids > 0, tokens, 0), dtype)
         turns = self.turns(kinds, positions, dtype)
