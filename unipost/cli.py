@@ -157,17 +157,19 @@ def _parser() -> argparse.ArgumentParser:
         default="explain",
         help="print the formulas as LaTeX",
     )
-    explain.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE",
-        help="draw the coefficient: .png, .pdf, .svg",
-    )
+    drawn = "draw the coefficient: .png, .pdf, .svg"
+    explain.add_argument("--plot", type=Path, metavar="FILE", help=drawn)
 
     listing = verb("list", LIST, _list)
     listing.add_argument("kind", nargs="?", help="one kind only")
+    _model_arguments(verb("eval", EVAL, _eval), verb("merge", MERGE, _merge))
+    return parser
 
-    evaluate = verb("eval", EVAL, _eval)
+
+def _model_arguments(
+    evaluate: argparse.ArgumentParser, merging: argparse.ArgumentParser
+) -> None:
+    """What `eval` and `merge` take: folders of models."""
     evaluate.add_argument(
         "model", type=Path, metavar="FOLDER", help="Hugging Face layout, e.g. final/"
     )
@@ -178,12 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
     evaluate.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
-
-    merging = verb("merge", MERGE, _merge)
     merging.add_argument("model", type=Path, metavar="FOLDER", help="adapter or model")
     merging.add_argument("out", type=Path, metavar="OUT", help="new folder")
     merging.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    return parser
 
 
 def _out(options: argparse.Namespace, settings: object) -> Path:

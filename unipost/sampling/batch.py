@@ -89,12 +89,7 @@ def sample(
         logits, cache = policy.decode(params, cache, token)
         return step + 1, cache, logits, tokens, mask, logps, ended
 
-    empty = (
-        jnp.full((rows, length), pad_token, jnp.int32),
-        jnp.zeros((rows, length), bool),
-        jnp.zeros((rows, length), logits.dtype),
-        jnp.zeros(rows, bool),
-    )
+    empty = _blank((rows, length), pad_token, logits.dtype)
     # One copy of the step, in the loop: drawing the first token before it as well
     # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
     state = 0, cache, logits, *empty
@@ -103,6 +98,12 @@ def sample(
     shape = prompt.shape[0], group
     outputs = tokens, mask, logps, ended
     return Samples(*(x.reshape(*shape, *x.shape[1:]) for x in outputs))
+
+
+def _blank(shape: tuple[int, int], pad_token: int, dtype):
+    """Tokens, mask and logps [N T], and which rows have ended [N], before a draw."""
+    tokens, mask = jnp.full(shape, pad_token, jnp.int32), jnp.zeros(shape, bool)
+    return tokens, mask, jnp.zeros(shape, dtype), jnp.zeros(shape[0], bool)
 
 
 compiled_sample = partial(
