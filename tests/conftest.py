@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 # cheap compilation: most of the tests' time is XLA's
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -27,3 +29,12 @@ def pytest_configure(config):
 
         if CACHE.exists():
             trim(CACHE, 2**29)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_left():
+    """Forget what a module compiled: kept, a worker grows to 5 GB."""
+    yield
+    import jax
+
+    jax.clear_caches()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+import yaml
 
+from unipost.adapters import LoRA
 from unipost.cli import main
 from unipost.config import load
 from unipost.study import is_study, load_study
@@ -102,7 +104,10 @@ def test_every_experiment_builds(file, monkeypatch):
 
 def test_yaml_of_the_readme_builds(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (text,) = blocks("yaml")
+    text, checkpoint = blocks("yaml")
+    settings = yaml.safe_load(checkpoint).items()
+    changes = [f"{key}={json.dumps(value)}" for key, value in settings]
+    assert load(Experiment, "experiments/dpo.yaml", changes).lora == LoRA(16)
     files = {"f_dpo": "dpo", "f_sft": "sft", "grpo": "grpo"}
     for line in text.strip().splitlines():
         value = line.split("#")[0].strip().removeprefix("objective: ")
