@@ -5,7 +5,7 @@
 Temporary memory of scoring and its gradient, as XLA plans it (`memory_analysis`; the
 152k vocabulary is compiled and not run), in GiB: all logits at once, and in the chunk
 that `unipost.head.chunk_columns` chooses. Then seconds of both at a vocabulary of 16k,
-where both run, in the chosen chunk too: least wall and CPU time of `--rounds`, which
+where both run, in chunks of 2048 tokens: least wall and CPU time of `--rounds`, which
 take turns. Hidden states are given, so nothing but the head is in these numbers.
 """
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from measure import between, now, write
 
-from unipost.head import chunk_columns, scores_of
+from unipost.head import CHUNK_TOKENS, chunk_columns, scores_of
 
 HIDDEN, TOKENS = 1536, 16384
 LARGE, SMALL = 152_064, 16_384
@@ -98,9 +98,9 @@ def draw(rows: int, tokens: int) -> tuple[Any, ...]:
 
 
 def times(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
-    """Seconds of scoring and gradient at V=16k, whole and in the chosen chunk."""
+    """Seconds of scoring and gradient at V=16k, whole and in chunks of 2048 tokens."""
     arguments, columns = draw(rows, tokens), tokens // rows
-    steps = [gradient((), chunk) for chunk in (columns, None)]
+    steps = [gradient((), chunk) for chunk in (columns, CHUNK_TOKENS // rows)]
     spans: list[list[dict[str, float]]] = [[], []]
     for turn in range(rounds + 1):
         for step, found in zip(steps, spans, strict=True):
@@ -126,6 +126,7 @@ def main() -> None:
     cases = [(rows, TOKENS, LARGE, x) for rows in (1, 64) for x in EXTRAS]
     cases += [(1, tokens, LARGE, ()) for tokens in (1024, 2048, 4096)]
     cases += [(64, TOKENS, vocab, ()) for vocab in (SMALL, 65_536, 262_144)]
+    cases += [(256, 4 * TOKENS, SMALL, ())]
     found = {"memory": [memory(*case) for case in cases]}
     if given.rounds:
         found["time"] = [times(rows, given.tokens, given.rounds) for rows in (1, 64)]

@@ -241,19 +241,26 @@ def test_the_chunk_bounds_the_logits_and_cuts_evenly():
             pieces = -(-columns // chunk)
             assert pieces * chunk - columns < pieces  # less than a column each
     assert chunk_columns(4096, 64, 64, 152_064, 4) == 1
+    assert chunk_columns(1, 2**17, 64, 16_384, 4) == head.CHUNK_TOKENS
+    assert chunk_columns(1, 2**23, 64, 64, 4) * 64 * 4 == head.CHUNK_BYTES
 
 
 def test_the_chunk_is_off_where_it_costs_memory():
-    """B.2's measurement: off at 2k tokens per device of 8 B parameters, on at 16k."""
+    """The head's gradient, carried through the loop, against the logits."""
     eight = dict(hidden=4096, vocab=128_256, itemsize=4)
     assert chunk_columns(1, 2048, **eight) == 2048
+    assert chunk_columns(1, 3900, **eight) == 3900
+    assert chunk_columns(1, 4400, **eight) < 1046
     assert chunk_columns(8, 2048, **eight) < 2048
     # sixteen devices share the rows: as much memory each
     assert chunk_columns(16, 2048, **eight, devices=16) == 2048
     assert chunk_columns(128, 2048, **eight, devices=16) < 2048
-    # and where the logits are small anyway
+
+
+def test_the_chunk_is_off_where_the_logits_are_small():
     assert chunk_columns(16, 128, hidden=256, vocab=16_384, itemsize=4) == 128
-    assert chunk_columns(512, 512, hidden=64, vocab=64, itemsize=4) == 512
+    assert chunk_columns(64, 256, hidden=1536, vocab=16_384, itemsize=4) == 256
+    assert chunk_columns(65, 256, hidden=1536, vocab=16_384, itemsize=4) < 256
 
 
 def test_the_whole_vocabulary_is_never_cut(monkeypatch):

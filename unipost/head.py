@@ -25,7 +25,9 @@ from unipost.policy import Array, widen
 Head = Callable[[Array], Array]
 EXTRAS = ("entropy", "lse", "vocab", "collision")
 LOGITS_BYTES = 2**29
-"""Most logits of one chunk on one device, 512 MiB: 882 tokens of a 152k vocabulary."""
+"""Most logits of one chunk on one device, 512 MiB: 882 tokens of a 152k vocabulary.
+
+Twice that is not cut: a loop computes them again, at up to a sixth of the time."""
 CHUNK_TOKENS, CHUNK_BYTES = 2048, 2**27
 """A chunk of so many tokens, or bytes if that is more, is efficient: 2048 at 16k."""
 
@@ -130,17 +132,17 @@ def chunk_columns(
 ) -> int:
     """How many of `columns` to form logits for at once, on `devices` together.
 
-    A chunk holds CHUNK_TOKENS per device or CHUNK_BYTES of logits, whichever is more,
-    within LOGITS_BYTES, and at least one column. Chunks save the logits and their
-    gradient, 2 (tokens - chunk) V numbers per device; the loop holds the head's
-    gradient, D V numbers, and a gathered head in half precision. Where that is more,
-    the answer is `columns`: no loop.
+    All of them where the logits are at most 2 LOGITS_BYTES per device. Else a chunk
+    holds CHUNK_TOKENS per device or CHUNK_BYTES of logits, whichever is more, within
+    LOGITS_BYTES, and at least one column. Chunks save the logits and their gradient,
+    2 (tokens - chunk) V numbers per device; the loop holds the head's gradient, D V
+    numbers, and a gathered head in half precision. Where that is more, no loop either.
     """
-    token = vocab * itemsize
+    token, own = vocab * itemsize, rows / devices
     tokens = min(LOGITS_BYTES / token, max(CHUNK_BYTES / token, CHUNK_TOKENS))
-    chunk = max(1, int(tokens * devices / rows))
-    saved = 2 * (columns - chunk) * rows / devices
-    if saved <= 1.5 * hidden:
+    chunk = max(1, int(tokens / own))
+    small = own * columns * token <= 2 * LOGITS_BYTES
+    if small or 2 * (columns - chunk) * own <= 1.5 * hidden:
         return columns
     # equal pieces: a short last one would be filled up
     pieces = -(-columns // chunk)
