@@ -305,6 +305,9 @@ def test_initial_parameters():
 
 
 def test_one_config_is_one_policy():
+    # also after many others: a second object of one config would compile again
+    for width in range(1, 100):
+        transformer_policy(dataclasses.replace(CONFIG, vocab_size=11 + width))
     assert transformer_policy(dataclasses.replace(CONFIG)) is POLICY
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import jax
@@ -338,7 +338,8 @@ class Transformer:
         return self.head(params, x), cache
 
 
-@lru_cache(maxsize=32)
+# Programs are compiled once per Policy object: one that was dropped compiles again.
+@cache
 def transformer_policy(config: ModelConfig, compute: Compute | None = None) -> Policy:
     """The transformer of `config` as a Policy over `init_params(config, seed)`.
 
