@@ -28,8 +28,8 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
         assert store.latest is None
         store.save(3, state)
     with Checkpoints().open(tmp_path / "c") as store:
-        step, found = store.restore(jax.tree.map(jnp.zeros_like, state))
-    assert step == 3
+        step, found, kept = store.restore(jax.tree.map(jnp.zeros_like, state))
+    assert step == 3 and kept is None
     jax.tree.map(np.testing.assert_array_equal, found, state)
     dtypes = [x.dtype for x in jax.tree.leaves(state)]
     assert [x.dtype for x in jax.tree.leaves(found)] == dtypes
@@ -56,7 +56,7 @@ def test_a_state_may_be_donated_while_it_is_being_written(tmp_path):
         for later in range(i + 1, 4):
             shutil.rmtree(tmp_path / "c" / str(later), ignore_errors=True)
     with Checkpoints(keep=9).open(tmp_path / "c") as store:
-        _, found = store.restore(state_of(0.0))
+        _, found, _ = store.restore(state_of(0.0))
     jax.tree.map(np.testing.assert_array_equal, found, state_of(1))
 
 

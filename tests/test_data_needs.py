@@ -184,7 +184,7 @@ def test_labelled_rows_have_rewards_one_and_zero(tmp_path):
     source = labelled(write_labels(tmp_path))
     seen = {}
     for step in range(3):
-        rows, batch, _ = source.open(SETTING).batch(step, MODEL.params)
+        rows, batch, _ = source.open(SETTING).batch(step, MODEL.params)[:3]
         assert rows.response.shape == (4, 1, 3)
         texts = [MODEL.tokenizer.decode(x[0].tolist()) for x in rows.prompt]
         seen |= dict(zip(texts, np.asarray(batch.rewards)[:, 0], strict=True))
@@ -195,7 +195,7 @@ def test_labelled_rows_have_rewards_one_and_zero(tmp_path):
 
 def test_both_rows_of_a_preference_are_labelled(tmp_path):
     source = preferences(write_labels(tmp_path, pairs=True))
-    _, batch, _ = source.open(SETTING).batch(0, MODEL.params)
+    _, batch, _ = source.open(SETTING).batch(0, MODEL.params)[:3]
     np.testing.assert_array_equal(batch.rewards, [[1.0, 0.0]] * 4)
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tiny_runs import MODEL, experiment, lines, write_labels, write_sums
 
-from unipost import train as loop
+from unipost import loop
 from unipost.checkpoint import Checkpoints
+from unipost.sources import Setting
+from unipost.train import train
 
 STEPS = 4
 
@@ -71,7 +73,7 @@ def test_no_read_before_the_next_step_is_on_its_way(kind, tmp_path, monkeypatch)
 
     monkeypatch.setattr(loop.StepLines, "put", noted)
     monkeypatch.setattr(loop.Model, "save", lambda self, folder, params: None)
-    loop.train(run, tmp_path / "run", model=MODEL)
+    train(run, tmp_path / "run", model=MODEL)
     # the first put reads nothing; that of step n reads the numbers of step n - 1
     assert [step for step, _ in written] == list(range(1, STEPS + 1))
     assert written[0][1] == []
@@ -85,28 +87,28 @@ def test_no_read_before_the_next_step_is_on_its_way(kind, tmp_path, monkeypatch)
 def test_a_read_in_the_loop_is_noticed(tmp_path, monkeypatch):
     """The test above can fail: a source that looks at the parameters is caught."""
     run, reads = run_of("sft", tmp_path), Reads(monkeypatch)
-    stream = type(run.data.open(loop.Setting(*MODEL_SETTING)))
+    stream = type(run.data.open(Setting(*MODEL_SETTING)))
     batch = stream.batch
 
-    def looking(self, step, params):
+    def looking(self, step, params, memory):
         float(jax.tree.leaves(params)[0].sum())
-        return batch(self, step, params)
+        return batch(self, step, params, memory)
 
     monkeypatch.setattr(stream, "batch", looking)
     monkeypatch.setattr(loop.StepLines, "flush", lambda self: None)
-    loop.train(run, tmp_path / "run", model=MODEL)
+    train(run, tmp_path / "run", model=MODEL)
     assert {1, 2, 3} <= {*reads.at}
 
 
 def test_lines_are_written_late_but_whole(tmp_path):
     """Tokens of every step by its own rows, passes counted; compiling in the first."""
     run = replace(run_of("sft", tmp_path), inner_epochs=2, checkpoints=Checkpoints(2))
-    result = loop.train(run, tmp_path / "run", model=MODEL)
+    result = train(run, tmp_path / "run", model=MODEL)
     timing = lines(tmp_path / "run", "timing")
     assert [line["step"] for line in timing] == [1, 2, 3, 4]
-    data = run.data.open(loop.Setting(*MODEL_SETTING))
+    data = run.data.open(Setting(*MODEL_SETTING))
     for line in timing:
-        rows, _, _ = data.batch(line["step"] - 1, MODEL.params)
+        rows, _, _ = data.batch(line["step"] - 1, MODEL.params)[:3]
         assert line["tokens"] == 2 * int(np.asarray(rows.response_mask).sum())
         assert line["seconds"] >= line["compile_seconds"] >= 0
     assert timing[0]["compile_seconds"] > 0 == timing[1]["compile_seconds"]

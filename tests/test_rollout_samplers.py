@@ -37,7 +37,7 @@ def test_a_config_names_the_sampler():
 
 def test_continuous_rollouts_are_those_of_a_plain_batch(sums):
     source = rollouts(sums, demonstrations=1)
-    rows, batch, metrics = source.open(SETTING).batch(2, OTHER)
+    rows, batch, metrics = source.open(SETTING).batch(2, OTHER)[:3]
     other = replace(source, sampler=SMALL).open(SETTING).batch(2, OTHER)
     for name in ("prompt", "prompt_mask", "response", "response_mask"):
         np.testing.assert_array_equal(getattr(other.rows, name), getattr(rows, name))
@@ -54,7 +54,7 @@ def test_stop_strings_end_a_response(sums, sampler):
     source = rollouts(sums, sampling=Sampling(3), stop=stop)
     if sampler is not None:
         source = replace(source, sampler=sampler)
-    rows, _, metrics = source.open(SETTING).batch(0, OTHER)
+    rows, _, metrics = source.open(SETTING).batch(0, OTHER)[:3]
     tokenizer = MODEL.tokenizer
     ended = []
     for p, g in np.ndindex(4, 4):
@@ -87,7 +87,7 @@ class Echo:
 
 def test_a_sampler_of_ones_own_fits(sums):
     own = build(REGISTRIES[Sampler], {"name": "test_rollout_samplers:Echo"}, "sampler")
-    rows, batch, _ = rollouts(sums, sampler=own).open(SETTING).batch(0, OTHER)
+    rows, batch, _ = rollouts(sums, sampler=own).open(SETTING).batch(0, OTHER)[:3]
     np.testing.assert_array_equal(rows.response, rows.prompt[..., :3])
     np.testing.assert_array_equal(array(batch.behavior), -2.0)
 
@@ -109,7 +109,7 @@ def test_remote_rollouts_hold_what_the_server_says(sums):
                 REGISTRIES[Sampler], node | {"url": url, "logprobs": kind}, "sampler"
             )
             source = rollouts(sums, sampler=remote, sampling=Sampling(4))
-            rows, batch, _ = source.open(SETTING).batch(0, OTHER)
+            rows, batch, _ = source.open(SETTING).batch(0, OTHER)[:3]
         last = array(rows.response_mask).sum(-1) - 1
         ends = np.take_along_axis(array(rows.response), last[..., None], -1)
         assert (ends == eos).all()

@@ -60,7 +60,7 @@ def test_demonstrations_cover_every_row_once_an_epoch(sums):
     assert stream.size == 10
     seen = []
     for step in range(5):  # 20 rows of 10: two epochs, across batch boundaries
-        rows, batch, metrics = stream.batch(step, MODEL.params)
+        rows, batch, metrics = stream.batch(step, MODEL.params)[:3]
         assert rows.prompt.shape == (4, 1, 4) and rows.response.shape == (4, 1, 3)
         np.testing.assert_array_equal(batch.mask, rows.response_mask)
         assert metrics == {} and batch.rewards is None
@@ -78,7 +78,7 @@ def test_demonstrations_cover_every_row_once_an_epoch(sums):
 def test_preferences_are_groups_of_two_chosen_first(tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"prompt": "1+1=", "chosen": "2", "rejected": "11"}\n')
-    rows, batch, _ = Preferences(str(file), 3, 4, 3).open(SETTING).batch(0, None)
+    rows, batch, _ = Preferences(str(file), 3, 4, 3).open(SETTING).batch(0, None)[:3]
     assert rows.response.shape == (3, 2, 3)
     assert [response_of(rows, 2, g) for g in (0, 1)] == ["2", "11"]
     np.testing.assert_array_equal(batch.mask, rows.response_mask)
@@ -97,7 +97,7 @@ def check_rewards(rows, batch, own: int):
 
 
 def test_rollouts_are_graded_as_their_text_reads(sums):
-    rows, batch, metrics = rollouts(sums).open(SETTING).batch(0, OTHER)
+    rows, batch, metrics = rollouts(sums).open(SETTING).batch(0, OTHER)[:3]
     assert rows.response.shape == (4, 4, 3) and rows.prompt.shape == (4, 4, 4)
     check_rewards(rows, batch, own=4)
     assert len(np.unique(array(batch.rewards))) > 1
@@ -111,7 +111,7 @@ def test_rollouts_are_graded_as_their_text_reads(sums):
 
 def test_the_union_group_ends_with_the_demonstration(sums):
     union = rollouts(sums, demonstrations=1).open(SETTING)
-    rows, batch, metrics = union.batch(2, OTHER)
+    rows, batch, metrics = union.batch(2, OTHER)[:3]
     assert rows.response.shape == (4, 4, 3)
     check_rewards(rows, batch, own=3)
     for p in range(4):
@@ -124,12 +124,12 @@ def test_the_union_group_ends_with_the_demonstration(sums):
 def test_behavior_is_the_samplers_own_distribution(sums):
     """At temperature 1 that of `score`; a draw at 0.5 is that of halved logits."""
     source = rollouts(sums)
-    rows, batch, _ = source.open(SETTING).batch(1, OTHER)
+    rows, batch, _ = source.open(SETTING).batch(1, OTHER)[:3]
     flat = [x.reshape(16, -1) for x in rows[:4]]
     want = score(MODEL.policy, OTHER, *flat).logps.reshape(4, 4, 3)
     np.testing.assert_allclose(array(batch.behavior), want, atol=1e-5)
     cold = replace(source, sampling=Sampling(3, temperature=0.5))
-    rows, batch, _ = cold.open(SETTING).batch(1, OTHER)
+    rows, batch, _ = cold.open(SETTING).batch(1, OTHER)[:3]
     flat = [x.reshape(16, -1) for x in rows[:4]]
     vocab = score(MODEL.policy, OTHER, *flat, extras=("vocab",)).vocab
     halved = jax.nn.log_softmax(jnp.asarray(vocab) / 0.5, -1)
@@ -143,7 +143,7 @@ def test_a_sampler_correction_answers_for_the_temperature(sums, temperature):
     """The weight is pi/pi_T of each token as it was drawn, 1 at temperature 1."""
     objective = presets.tis(cap=50.0)
     source = rollouts(sums, sampling=Sampling(3, temperature=temperature))
-    rows, batch, _ = source.open(SETTING).batch(1, OTHER)
+    rows, batch, _ = source.open(SETTING).batch(1, OTHER)[:3]
     batch = with_streams(objective, MODEL.policy, rows, batch, OTHER, None)
     flat = [x.reshape(16, -1) for x in rows[:4]]
     vocab = np.asarray(score(MODEL.policy, OTHER, *flat, extras=("vocab",)).vocab)
@@ -203,7 +203,7 @@ def failing(response: str, answer: str) -> float:
 
 
 def test_a_failing_reward_leaves_its_samples_unscored(sums):
-    rows, batch, metrics = rollouts(sums, reward=failing).open(SETTING).batch(0, OTHER)
+    rows, batch, metrics = rollouts(sums, reward=failing).open(SETTING).batch(0, OTHER)[:3]
     missing = np.isnan(array(batch.rewards))
     texts = [[response_of(rows, p, g) for g in range(4)] for p in range(4)]
     np.testing.assert_array_equal(missing, [[len(t) > 1 for t in ts] for ts in texts])
@@ -216,7 +216,7 @@ def test_sampled_preferences_put_the_demonstration_over_a_mistake(sums):
     assert stream.size == 10  # no random text is right, and no question comes twice
     seen = set()
     for step in range(5):
-        rows, batch, _ = stream.batch(step, OTHER)
+        rows, batch, _ = stream.batch(step, OTHER)[:3]
         assert rows.response.shape == (4, 2, 3) and rows.prompt.shape == (4, 2, 4)
         np.testing.assert_array_equal(batch.mask, rows.response_mask)
         for p in range(4):
@@ -234,7 +234,7 @@ def test_sampled_preferences_keep_to_their_limit(sums):
     assert source.open(SETTING).size == 6
     better = replace(source, reward=length)
     # the longest demonstration earns a point, which a longer sample beats
-    rows, _, _ = better.open(SETTING).batch(0, None)
+    rows, _, _ = better.open(SETTING).batch(0, None)[:3]
     for p in range(4):
         assert len(response_of(rows, p, 1)) < len(response_of(rows, p, 0))
 
@@ -289,7 +289,7 @@ def test_sixteen_prompts_by_eight_of_the_shipped_base():
     source = rollouts(path, prompts=16, prompt_length=16, group=8, reward=numeric)
     source = replace(source, sampling=Sampling(max_tokens=12))
     stream = source.open(setting)
-    rows, batch, metrics = stream.batch(0, base.params)
+    rows, batch, metrics = stream.batch(0, base.params)[:3]
     assert rows.response.shape == (16, 8, 12)
     # the base is sometimes right, sometimes wrong, and ends its answers
     assert 0.02 < metrics["reward"] < 0.98 and metrics["finished"] > 0.9

@@ -22,8 +22,7 @@ from tiny_runs import (
     write_sums,
 )
 
-from unipost import presets
-from unipost import train as loop
+from unipost import loop, presets
 from unipost.checkpoint import Checkpoints
 from unipost.hf import load_pretrained
 from unipost.optimizers import SGD, AdamW
@@ -63,14 +62,15 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tiny_runs import MODEL, experiment
-from unipost import train as loop
+from unipost import loop
+from unipost.train import train
 update, calls = loop.update, []
 def stopping(*args):
     calls.append(1)
     time.sleep(0 if len(calls) < 5 else 600)
     return update(*args)
 loop.update = stopping
-loop.train(experiment(*sys.argv[2:4]), Path(sys.argv[4]), model=MODEL)
+train(experiment(*sys.argv[2:4]), Path(sys.argv[4]), model=MODEL)
 """
 
 

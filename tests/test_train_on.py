@@ -78,7 +78,7 @@ def test_the_loss_is_that_of_the_marked_tokens_in_their_whole_context(path):
     model = load_model(SMALL, 0)
     policy, params, tokenizer = model.policy, model.params, model.tokenizer
     setting = Setting(policy, params, tokenizer, 0)
-    rows, batch, _ = source_of(path).open(setting).batch(0, params)
+    rows, batch, _ = source_of(path).open(setting).batch(0, params)[:3]
     streams = update.annotate(policy, params, rows)
     loss, _ = presets.sft()(streams, batch)
     logits, total, count = jax.jit(policy.logits), 0.0, 0
@@ -176,7 +176,7 @@ def test_cut_rows_keep_their_marks_and_lose_rows_without(path):
 def test_a_batch_counts_what_is_trained_on(path):
     setting = Setting(load_model(SMALL, 0).policy, None, styled("marked"), 0)
     stream = source_of(path).open(setting)
-    rows, batch, _ = stream.batch(0, None)
+    rows, batch, _ = stream.batch(0, None)[:3]
     mask, real = np.asarray(batch.mask) > 0, np.asarray(rows.response_mask)
     assert (mask <= real).all() and mask.sum() < real.sum()
     last = replace(source_of(path), train_on="last")

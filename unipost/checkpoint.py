@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,28 @@ class Store:
         """The number of steps done at the newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, kept: bytes | None = None) -> None:
         """Save `state` after `step` steps; returns once it is copied off the device.
+
+        `kept` is what else a run goes on from: what its data remember.
 
         Raises OSError naming the folder when it cannot be written (a full disk): the
         checkpoints before it stay whole.
         """
         try:
-            self._manager.save(step, args=self._ocp.args.StandardSave(state))
+            args = self._ocp.args
+            items = {"state": args.StandardSave(state)}
+            if kept is not None:
+                whole = {"bytes": np.frombuffer(kept, np.uint8)}
+                items["kept"] = args.StandardSave(whole)
+            self._manager.save(step, args=args.Composite(**items))
         except (OSError, ValueError) as error:
             raise OSError(
                 f"{self._folder}: checkpoint {step} could not be written: {error}"
             ) from error
 
-    def restore(self, like: Any) -> tuple[int, Any]:
-        """(steps done, state) of the newest checkpoint, in the shapes of `like`.
+    def restore(self, like: Any) -> tuple[int, Any, bytes | None]:
+        """(steps done, state, kept) of the newest checkpoint, in the shapes of `like`.
 
         Raises ValueError naming the checkpoint when it does not fit or is damaged.
         """
@@ -88,14 +96,23 @@ class Store:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
+        args, kept = self._ocp.args, None
+        there = self._folder / str(step) / "kept"
         try:
-            state = self._manager.restore(
-                step, args=self._ocp.args.StandardRestore(abstract)
-            )
+            items = {"state": args.StandardRestore(abstract)}
+            found = self._manager.restore(step, args=args.Composite(**items))
+            if there.exists():
+                kept = self._bytes(step)
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"{self._folder / str(step)}: checkpoint cannot be read; remove it to "
                 f"go on from the one before ({reason})"
             ) from error
-        return step, state
+        return step, found["state"], kept
+
+    def _bytes(self, step: int) -> bytes:
+        args = self._ocp.args
+        items = {"kept": args.StandardRestore()}
+        found = self._manager.restore(step, args=args.Composite(**items))
+        return np.asarray(found["kept"]["bytes"]).tobytes()

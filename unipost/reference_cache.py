@@ -31,7 +31,7 @@ from unipost.sources import Fixed, Mixed, Source, Stream
 from unipost.update import REFERENCE, Rows, annotate, minibatch, with_packing
 
 if TYPE_CHECKING:
-    from unipost.train import Experiment
+    from unipost.experiment import Experiment
 
 EXTRAS = {"reference": (), "reference_lse": ("lse",)}
 """The fields of `Batch` that are kept -> what else of `score` each asks for."""

@@ -27,10 +27,12 @@ from unipost.sampling import (
     as_samples,
 )
 from unipost.sources import (
+    EMPTY,
     Demonstrations,
     Experience,
     Fixed,
     LabelledRows,
+    Memory,
     Mixture,
     OnBadRow,
     Preferences,
@@ -150,7 +152,7 @@ class _Rolled:
     def size(self) -> int:
         return len(self.answers)
 
-    def batch(self, step: int, params: Params) -> Experience:
+    def batch(self, step: int, params: Params, memory: Memory = EMPTY) -> Experience:
         source, setting = self.source, self.setting
         index = batch_indices(setting.seed, step, source.prompts, self.size)
         own = source.group - source.demonstrations
@@ -275,7 +277,7 @@ class SampledPreferences(Source):
         pairs: list[list[np.ndarray]] = [[], [], [], []]
         wanted = inner.size if self.limit is None else min(self.limit, inner.size)
         for step in range(-(-wanted // self.prompts)):
-            rows, batch, _ = inner.batch(step, setting.params)
+            rows, batch = inner.batch(step, setting.params)[:2]
             rewards = np.asarray(batch.rewards)
             worse = rewards[:, :-1] < rewards[:, -1:]
             # the last batch may reach into the next epoch, or beyond the limit

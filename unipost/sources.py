@@ -1,7 +1,7 @@
 """Sources of experience: where a step's rows and signals come from.
 
 A source is configuration; `open` reads its file and gives a `Stream`, whose `batch`
-is a pure function of (parameters, step): a resumed run needs no other state.
+is a pure function of (step, parameters, memory): a resumed run needs no other state.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 import jax
@@ -39,12 +40,23 @@ FIELDS: dict[str, frozenset[str]] = {
 """What a source gives -> the fields of `Batch` that it fills beside the mask."""
 
 
+Memory = Mapping[str, np.ndarray]
+"""What a stream must remember from one step to the next, by name."""
+EMPTY: Memory = MappingProxyType({})
+
+
 class Experience(NamedTuple):
-    """One logical batch: rows [P, G, ...], their data, and numbers to report."""
+    """One logical batch: rows [P, G, ...], their data, and numbers to report.
+
+    memory      what the stream is given with the next step
+    components  names of the rewards in `batch.components` [P, G, K]
+    """
 
     rows: Rows
     batch: Batch
     metrics: dict[str, float]
+    memory: Memory = EMPTY
+    components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +80,12 @@ class Stream(Protocol):
         """The number of groups that it draws from; an epoch is as many."""
         ...
 
-    def batch(self, step: int, params: Params) -> Experience:
-        """The experience of 0-based `step`, given the current parameters."""
+    def batch(self, step: int, params: Params, memory: Memory = EMPTY) -> Experience:
+        """The experience of 0-based `step`, given parameters of the policy.
+
+        A pure function of its arguments: `memory` is that of the step before, empty at
+        the first. Steps are asked for in order, maybe from another thread.
+        """
         ...
 
 
@@ -123,7 +139,7 @@ class Fixed:
     def size(self) -> int:
         return len(self.tokens.prompt) // self.group
 
-    def batch(self, step: int, params: Params) -> Experience:
+    def batch(self, step: int, params: Params, memory: Memory = EMPTY) -> Experience:
         index = batch_indices(self.seed, step, self.prompts, self.size)
         lines = index[:, None] * self.group + np.arange(self.group)
         rows = Rows(*(jnp.asarray(x[lines]) for x in self.tokens[:4]), packed=None)
@@ -288,8 +304,11 @@ class Mixed:
     def size(self) -> int:
         return sum(stream.size for stream in self.streams)
 
-    def batch(self, step: int, params: Params) -> Experience:
-        drawn = [stream.batch(step, params) for stream in self.streams]
+    def batch(self, step: int, params: Params, memory: Memory = EMPTY) -> Experience:
+        drawn = [
+            stream.batch(step, params, _own(memory, i))
+            for i, stream in enumerate(self.streams)
+        ]
         try:
             rows, batch = jax.tree.map(
                 lambda *x: jnp.concatenate(x), *((e.rows, e.batch) for e in drawn)
@@ -303,4 +322,13 @@ class Mixed:
         metrics = {
             f"{i}/{k}": v for i, e in enumerate(drawn) for k, v in e.metrics.items()
         }
-        return Experience(rows, batch, metrics)
+        kept = {f"{i}/{k}": v for i, e in enumerate(drawn) for k, v in e.memory.items()}
+        return Experience(rows, batch, metrics, kept, drawn[0].components)
+
+
+def _own(memory: Memory, part: int) -> Memory:
+    """What part `part` of a mixture remembers."""
+    prefix = f"{part}/"
+    return {
+        k.removeprefix(prefix): v for k, v in memory.items() if k.startswith(prefix)
+    }

@@ -270,7 +270,7 @@ def _coefficients(experiment: Experiment, model: Model, params: Any):
     if not isinstance(objective, Objective):
         return None
     setting = Setting(policy, model.params, model.tokenizer, experiment.seed)
-    rows, batch, _ = experiment.data.open(setting).batch(0, params)
+    rows, batch = experiment.data.open(setting).batch(0, params)[:2]
     batch = with_streams(objective, policy, rows, batch, params, model.params)
     batch = with_present(policy, objective, params, rows, batch)
     logps = annotate(policy, params, rows).policy

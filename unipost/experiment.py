@@ -1,0 +1,114 @@
+"""What a run is: the experiment, checked as a whole where it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unipost.adapters import LoRA
+from unipost.checkpoint import Checkpoints
+from unipost.data_needs import check_data
+from unipost.evaluation import Evaluation
+from unipost.loading import NewModel
+from unipost.model import Compute
+from unipost.objectives import AnyObjective
+from unipost.optimizers import Optimizer
+from unipost.packing_checks import check_budget
+from unipost.reference_cache import check_cache
+from unipost.sources import Source
+from unipost.update import REFERENCE
+from unipost.vocabulary import Distillation
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run: what is trained, on what, towards what, for how long.
+
+    model         folder in the Hugging Face layout, or `new` parts (NewModel)
+    data          where the rows come from
+    objective     a preset, a preset with swapped parts, or any objective
+    steps         logical batches drawn; one optimiser step each, or
+                  inner_epochs x minibatches
+    inner_epochs  passes over every batch before the next is drawn (`old` stays)
+    minibatches   optimiser steps per pass, each on its share of the prompts
+    microbatches  pieces a step's batch is computed in; changes no number
+    staleness     steps by which sampling runs ahead of training: a batch comes from the
+                  parameters of so many steps before, and is drawn meanwhile
+    sync_every    steps between two times that the sampler gets the parameters
+    reference     folder of the frozen reference, the teacher of a distillation; None:
+                  the model as it starts, without its adapter
+    reference_cache  folder that keeps the reference's log-probs of fixed rows, computed
+                  once and shared by runs; None: computed at every step
+    packed_length  tokens of a row that several texts share, so that padding costs
+                  nothing; None: a row per text
+    lora          low-rank adapter that is trained in place of the model
+    compute       dtype of products, what is recomputed, which attention
+    """
+
+    model: str | NewModel
+    data: Source
+    objective: AnyObjective
+    optimizer: Optimizer
+    steps: int
+    seed: int = 0
+    inner_epochs: int = 1
+    minibatches: int = 1
+    microbatches: int = 1
+    staleness: int = 0
+    sync_every: int = 1
+    evaluation: Evaluation | None = None
+    checkpoints: Checkpoints | None = None
+    reference: str | None = None
+    reference_cache: str | None = None
+    packed_length: int | None = None
+    lora: LoRA | None = None
+    compute: Compute = Compute()
+
+    def __post_init__(self):
+        for name in ("steps", "inner_epochs", "minibatches", "microbatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; write 1 or more")
+        pieces, length = self.minibatches * self.microbatches, self.packed_length
+        if length is not None and length < 1:
+            raise ValueError(f"packed_length: {length}; write 1 or more, or null")
+        check_budget(length, self.data)
+        prompts = self.data.prompts
+        if prompts % pieces:
+            raise ValueError(
+                f"data.prompts: {prompts} do not divide into {self.minibatches} "
+                f"minibatches x {self.microbatches} microbatches"
+            )
+        check_staleness(self.data, self.staleness, self.sync_every)
+        check_data(self.objective, self.data, self.minibatches)
+        _check_reference(self.objective, self.reference, self.model)
+        check_cache(self.objective, self.data, self.reference_cache)
+
+
+def check_staleness(data: Source, staleness: int, sync_every: int) -> None:
+    """Refuse settings of the sampler's parameters where nothing is sampled."""
+    for name, value, least in (
+        ("staleness", staleness, 0),
+        ("sync_every", sync_every, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name}: {value}; write {least} or more")
+        if value > least and data.varies != "step":
+            raise ValueError(
+                f"{name}: {value}, but the rows of {type(data).__name__} do not come "
+                f"from the policy as it trains; write {name}: {least}, or data that "
+                "are sampled in every step (rollouts)"
+            )
+
+
+def _check_reference(
+    objective: AnyObjective, reference: str | None, model: str | NewModel
+) -> None:
+    """Refuse a reference that nothing reads, and a model that is its own teacher."""
+    if reference is not None and not objective.needs & REFERENCE:
+        raise ValueError(
+            f"reference: {reference}, but the objective reads none; leave it out"
+        )
+    if reference in (None, model) and isinstance(objective, Distillation):
+        raise ValueError(
+            f"reference: {reference or 'missing'}, so the model would be its own "
+            "teacher and learn nothing; write the folder of a teacher"
+        )

@@ -1,0 +1,194 @@
+"""The training loop: draw a batch, take its optimiser steps, write what happened."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unipost.adapters import trained_part, with_trained
+from unipost.ahead import Ahead, Plan
+from unipost.checkpoint import Store
+from unipost.compilation import CompileClock
+from unipost.display import Display
+from unipost.evaluation import Evaluator
+from unipost.experiment import Experiment
+from unipost.loading import Model
+from unipost.objectives import AnyObjective
+from unipost.placement import beside
+from unipost.runs import JsonLines
+from unipost.sources import Experience, Stream
+from unipost.step_lines import StepLines
+from unipost.update import (
+    State,
+    advantage,
+    minibatch,
+    update,
+    with_packing,
+    with_streams,
+)
+
+
+class Carried(NamedTuple):
+    """What a step changes: the policy's state, and the critic's where there is one."""
+
+    state: State
+    critic: Any = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The parts of a run while it goes on."""
+
+    experiment: Experiment
+    folder: Path
+    model: Model
+    reference: Model | None
+    stream: Stream
+    first: Any
+
+    def run(self, store: Store | None, title: str):
+        """All steps that are left: (parameters after the last, time of the first)."""
+        steps = self.experiment.steps
+        done, carried, ahead = self._start(store)
+        kept = done if store is not None else None
+        names = ("metrics", "timing", "evaluation")
+        files = [JsonLines(self.folder / f"{name}.jsonl", kept) for name in names]
+        evaluator, evaluations = self._evaluator(), files[2]
+        with CompileClock() as clock, Display(title, steps, done) as display, ahead:
+            numbers = StepLines(files[0], files[1], clock)
+            for step in range(done, steps):
+                started, now = time.perf_counter(), step + 1
+                carried, values, tokens = self._step(carried, step, ahead)
+                numbers.put(now, values, tokens)
+                if now == steps or self._saves(now) or self._evaluates(now):
+                    numbers.flush()
+                if evaluator is not None and self._evaluates(now):
+                    params = self._whole(carried.state)
+                    report = evaluator(params, self.experiment.objective)
+                    evaluations.write({"step": now} | report.numbers())
+                # after the lines of this step: a kill in between repeats it whole
+                if store is not None and self._saves(now):
+                    store.save(now, saved(carried, ahead), ahead.keep())
+                told = numbers.timed(now, time.perf_counter() - started)
+                display.update(now, numbers.shown, told)
+        for file in files:
+            file.close()
+        return self._whole(carried.state), numbers.first
+
+    def _whole(self, state: State) -> Any:
+        """The parameters of the policy: those trained on top of those frozen."""
+        return with_trained(self._frozen, state.params)
+
+    @property
+    def _frozen(self) -> Any:
+        return trained_part(self.model.params)[0]
+
+    def _start(self, store: Store | None) -> tuple[int, Carried, Ahead]:
+        experiment = self.experiment
+        inner = experiment.optimizer.init(self.first)
+        counter = beside(jnp.zeros((), jnp.int32), self.first)
+        carried = Carried(State(self.first, inner, counter))
+        plan = Plan(experiment.staleness, experiment.sync_every)
+        done, kept, held = 0, None, None
+        if store is not None and store.latest is not None:
+            like = {"state": carried.state}
+            if plan.holds:
+                like["held"] = carried.state.params
+            done, found, kept = store.restore(like)
+            carried, held = Carried(found["state"]), found.get("held")
+
+        def whole(params):
+            return with_trained(self._frozen, params)
+
+        return done, carried, Ahead(self.stream, plan, whole, done, kept, held)
+
+    def _evaluator(self) -> Evaluator | None:
+        experiment, model = self.experiment, self.model
+        if experiment.evaluation is None:
+            return None
+        return Evaluator(
+            experiment.evaluation,
+            model.policy,
+            model.tokenizer,
+            model.params,
+            experiment.seed,
+        )
+
+    def _saves(self, step: int) -> bool:
+        checkpoints, last = self.experiment.checkpoints, self.experiment.steps
+        if checkpoints is None:
+            return False
+        return step % checkpoints.every == 0 or step == last
+
+    def _evaluates(self, step: int) -> bool:
+        evaluation, last = self.experiment.evaluation, self.experiment.steps
+        if evaluation is None:
+            return False
+        every = evaluation.every
+        return step == last or (every is not None and step % every == 0)
+
+    def _prepared(self, objective: AnyObjective, state: State, drawn: Experience):
+        """(rows, batch, signal) of a step, before its updates."""
+        experiment, policy = self.experiment, self.model.policy
+        pieces = experiment.minibatches
+        params, cuts = self._whole(state), pieces * experiment.microbatches
+        judge = self.reference
+        rows, batch = drawn.rows, drawn.batch
+        if experiment.packed_length is not None:
+            rows = with_packing(rows, experiment.packed_length, cuts)
+        batch = with_streams(
+            objective,
+            policy,
+            rows,
+            batch,
+            params,
+            judge and judge.params,
+            reference_policy=judge and judge.policy,
+            microbatches=cuts,
+            minibatches=pieces,
+        )
+        if pieces * experiment.inner_epochs == 1:  # the update takes the signal itself
+            return rows, batch, None
+        signal = advantage(policy, objective, params, rows, batch, cuts, pieces)
+        return rows, batch, signal
+
+    def _step(self, carried: Carried, step: int, ahead: Ahead):
+        """Draw a batch and take its optimiser steps: (carried, metrics, tokens)."""
+        experiment, state = self.experiment, carried.state
+        objective, pieces = experiment.objective, experiment.minibatches
+        drawn = ahead.take(step, state.params, experiment.steps - 1)
+        whole = self._prepared(objective, state, drawn)
+        updates = experiment.inner_epochs * pieces
+        total = jnp.asarray(experiment.steps * updates)
+        parts = []
+        for i in range(updates):
+            part = minibatch(whole, i % pieces, pieces)
+            state, metrics = update(
+                self.model.policy,
+                objective,
+                experiment.optimizer,
+                state,
+                *part[:2],
+                experiment.microbatches,
+                total,
+                part[2],
+                self._frozen,
+            )
+            parts.append(metrics)
+        mean = parts[0]
+        if updates > 1:
+            mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)
+        # counted on the device, which the host must not wait for here
+        tokens = whole[0].response_mask.sum() * experiment.inner_epochs
+        return carried._replace(state=state), drawn.metrics | mean, tokens
+
+
+def saved(carried: Carried, ahead: Ahead) -> dict[str, Any]:
+    """The arrays of a checkpoint: what is carried, and the sampler's parameters."""
+    items = {"state": carried.state, "held": ahead.held}
+    return {name: tree for name, tree in items.items() if tree is not None}
