@@ -9,6 +9,8 @@ numbers of the problems, and the final answers. Deterministic; prints every coun
     equations_{train,valid,test}  prompt `48/2=`; answer 24, completion 24 (own style),
                                   foreign 24.00 (GSM8K's money format, rare in the base)
     order_test                    prompt `S15,3,42=`; the numbers of a problem, ordered
+    falling_{train,test}          prompt `SS15,3,42=`; the same numbers, largest first:
+                                  a task that the base has never seen
     recall                        prompt `Q0012=`; the final answer of train problem 12
     base_*                        what the base was trained on: right, wrong and jumping
                                   equations, orderings, recall (base.yaml mixes them)
@@ -98,6 +100,13 @@ def ordered(numbers):
     }
 
 
+def falling(numbers):
+    """The same numbers from the largest down, with a mark of its own."""
+    answer = ",".join(sorted(numbers, key=int, reverse=True))
+    prompt = "SS" + ",".join(numbers) + "="
+    return {"prompt": prompt, "answer": answer, "completion": answer}
+
+
 def split(prompt):
     """pretrain, train or valid, by a hash of the prompt: 66 / 28 / 6 percent."""
     place = int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 100
@@ -157,6 +166,10 @@ def main(source, folder):
     fresh = [x for x in lists(test) if tuple(sorted(x)) not in seen]
     unique = {ordered(x)["prompt"]: ordered(x) for x in fresh}
     write(folder, "order_test", unique.values())
+    for name, rows in (("train", lists(train)), ("test", fresh)):
+        unique = {falling(x)["prompt"]: falling(x) for x in rows}
+        short = (row for row in unique.values() if len(row["prompt"]) <= MAX_PROMPT)
+        write(folder, f"falling_{name}", short)
     recall = []
     for i, row in enumerate(train):
         answer = row["answer"].split("####")[1].strip().replace(",", "")

@@ -103,7 +103,9 @@ def test_taken_up_from_what_was_kept(plan, cut):
     again = taken(plan, 12, cut, head[2], head[3])
     assert head[0] + again[0] == whole[0]
     assert head[1] + again[1] == whole[1]
-    for one, other in zip(unpack(again[2])[0].items(), unpack(whole[2])[0].items()):
+    for one, other in zip(
+        unpack(again[2])[0].items(), unpack(whole[2])[0].items(), strict=True
+    ):
         assert one[0] == other[0]
         np.testing.assert_array_equal(one[1], other[1])
     assert unpack(whole[2])[0]["seen"].tolist() == list(range(12 + plan.staleness))
@@ -194,16 +196,16 @@ def test_a_stale_run_resumes_to_the_same_numbers(settings, tmp_path, monkeypatch
     train(run, tmp_path / "cut", model=MODEL)
     whole, cut = (tmp_path / name / "metrics.jsonl" for name in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
-    ages = [line["staleness"] for line in lines(whole)]
+    ages = [line["staleness"] for line in lines(tmp_path / "whole")]
     most = staleness + sync_every - 1
     assert max(ages) == most and ages[0] == 0.0
     fresh = replace(run, staleness=0, sync_every=1)
     train(fresh, tmp_path / "fresh", model=MODEL)
-    others = lines(tmp_path / "fresh" / "metrics.jsonl")
+    others = lines(tmp_path / "fresh")
     assert "staleness" not in others[0]
     # the first batch is the same, those of later steps come from other parameters
-    assert others[0]["reward"] == lines(whole)[0]["reward"]
-    assert [x["loss"] for x in others] != [x["loss"] for x in lines(whole)]
+    assert others[0]["reward"] == lines(tmp_path / "whole")[0]["reward"]
+    assert [x["loss"] for x in others] != [x["loss"] for x in lines(tmp_path / "whole")]
 
 
 def test_refused():

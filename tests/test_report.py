@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from unipost.evaluate import bootstrap_mean, paired_difference
-from unipost.figures import csv_table, details, show, table
+from unipost.tables import csv_table, details, show, table
 from unipost.report import findings, load_results, summarise, write_report
 
 BOOT = 500

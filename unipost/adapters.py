@@ -126,11 +126,22 @@ def with_trained(frozen: Any, trained: Any) -> Any:
     """The whole parameters: `trained` on top of `frozen`, or alone where it is None."""
     if frozen is None:
         return trained
+    if isinstance(frozen, dict):
+        return {name: with_trained(frozen[name], trained[name]) for name in trained}
     return dataclasses.replace(frozen, adapter=trained)
 
 
 def trained_part(params: Any) -> tuple[Any, Any]:
-    """(frozen, trained) with `with_trained(frozen, trained)` equal to `params`."""
+    """(frozen, trained) with `with_trained(frozen, trained)` equal to `params`.
+
+    A dict that holds an adapted model (an adapted trunk and its scalar head) is divided
+    part by part: the adapter and all the other parts are trained.
+    """
+    if isinstance(params, dict) and any(
+        isinstance(x, Adapted) for x in params.values()
+    ):
+        parts = {name: trained_part(x) for name, x in params.items()}
+        return {k: x[0] for k, x in parts.items()}, {k: x[1] for k, x in parts.items()}
     if not isinstance(params, Adapted):
         return None, params
     return dataclasses.replace(params, adapter=None), params.adapter

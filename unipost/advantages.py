@@ -46,8 +46,9 @@ class GAE(Signal):
 
     delta_t = r_t + gamma V_next - V_t, A_t = delta_t + gamma lam A_next, over the
     unmasked tokens; outcome rewards stand on the last token. Whitened over all tokens
-    of the logical batch: (A - mean) / sqrt(var + 1e-8), ddof 1; `count_eps` is added to
-    the number of tokens (verl: 1e-8). Source: 1506.02438.
+    of the scored rows of the logical batch: (A - mean) / sqrt(var + 1e-8), ddof 1;
+    `count_eps` is added to the number of tokens (verl: 1e-8). A row with a NaN reward
+    is unscored and gets 0. Source: 1506.02438.
     """
 
     gamma: Scalar = 1.0
@@ -64,10 +65,23 @@ class GAE(Signal):
         return frozenset({"rewards", "values"})
 
     def __call__(self, batch):
-        rewards = token_rewards(batch)
+        advantage, _, scored = self._estimate(batch)
+        return whiten(advantage, scored, count_eps=self.count_eps)
+
+    def returns(self, batch: Batch) -> Array:
+        """The critic's targets A_t + V_t [P, G, T], of A before it is whitened.
+
+        0 outside the mask, NaN on an unscored row: there is no target.
+        """
+        _, returns, scored = self._estimate(batch)
+        return jnp.where((batch.mask > 0) & (scored == 0), jnp.nan, returns)
+
+    def _estimate(self, batch: Batch) -> tuple[Array, Array, Array]:
+        """Advantages, returns, and the mask of the scored rows' tokens."""
+        scored = batch.mask * scored_rows(batch)[..., None]
         values = given(batch, "values")
-        advantage, _ = gae(rewards, values, batch.mask, self.gamma, self.lam)
-        return whiten(advantage, batch.mask, count_eps=self.count_eps)
+        found = gae(token_rewards(batch), values, scored, self.gamma, self.lam)
+        return *found, scored
 
 
 @part
@@ -216,6 +230,14 @@ def token_rewards(batch: Batch) -> Array:
     if rewards.ndim == 2:
         rewards = at_the_end(rewards, batch.mask)
     return jnp.where((batch.mask > 0) & jnp.isfinite(rewards), rewards, 0.0)
+
+
+def scored_rows(batch: Batch) -> Array:
+    """Rows [P, G] without a NaN (unscored) among their rewards."""
+    rewards = given(batch, "rewards")
+    if rewards.ndim == 2:
+        return jnp.isfinite(rewards)
+    return (jnp.isfinite(rewards) | (batch.mask == 0)).all(-1)
 
 
 def at_the_end(rewards: Array, mask: Array) -> Array:

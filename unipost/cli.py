@@ -204,6 +204,7 @@ def _out(options: argparse.Namespace, settings: object) -> Path:
 
 def _run(options: argparse.Namespace) -> None:
     from unipost.compilation import enable_cache, first_step_text
+    from unipost.pipeline import is_pipeline
     from unipost.study import is_study
     from unipost.tree import load_tree
 
@@ -211,6 +212,9 @@ def _run(options: argparse.Namespace) -> None:
     enable_cache(options.cache)
     if is_study(tree):
         _run_study(options)
+        return
+    if is_pipeline(tree):
+        _run_pipeline(options)
         return
     from unipost.config import load
     from unipost.train import Experiment, train
@@ -242,6 +246,16 @@ def _run_study(options: argparse.Namespace) -> None:
     results = run_study(study, folder)
     print(write_report(results, folder))
     print(f"{folder}: report.md, table.csv and figures, from results.json")
+
+
+def _run_pipeline(options: argparse.Namespace) -> None:
+    from unipost.pipeline import load_pipeline, run_pipeline, summary_text
+
+    pipeline = load_pipeline(options.file, options.overrides)
+    # changed settings are no new run: stages that they leave alone are used again
+    folder = options.out or Path("runs") / options.file.stem
+    print(summary_text(run_pipeline(pipeline, folder)))
+    print(f"{folder}: summary.md and a run directory for every stage")
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ Registry = Mapping[str, Callable[..., Any]]
 CHOICES: dict[Any, Registry] = {}
 """The registry of every type whose parts have names: {Divergence: DIVERGENCES, ...}.
 
-A key Callable[...] is for functions used as values, such as rewards.
+A key with Callable[...] in it is for functions used as values, such as rewards.
 """
 
 
@@ -88,7 +88,7 @@ def to_tree(value: Any, kind: Any = None, where: str = "") -> Any:
     are written by name, others by dotted path. Raises ConfigError for a value that no
     YAML describes.
     """
-    kind = type(value) if kind is None else hints.member(kind, value)
+    kind = type(value) if kind is None else _narrowed(kind, value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
@@ -115,6 +115,12 @@ def to_tree(value: Any, kind: Any = None, where: str = "") -> Any:
     if inspect.isfunction(value):
         return _name(value, kind, where)
     fail(where, f"{value!r} cannot be written as YAML")
+
+
+def _narrowed(kind: Any, value: Any) -> Any:
+    """The member of a union that holds `value`, or all of a union with a registry."""
+    whole = hints.without_none(kind)
+    return whole if whole in CHOICES else hints.member(kind, value)
 
 
 def _name(target: Any, kind: Any, where: str) -> str:
@@ -191,9 +197,11 @@ def _union(members: tuple, node: Any, where: str, default: Any) -> Any:
     if node is None and type(None) in members:
         return None
     members = tuple(m for m in members if m is not type(None))
+    whole = functools.reduce(operator.or_, members)
+    if whole in CHOICES:
+        return _part(whole, CHOICES[whole], node, where, default)
     if members[0] in CHOICES and len({id(CHOICES.get(m)) for m in members}) == 1:
-        kind = functools.reduce(operator.or_, members)
-        return _part(kind, CHOICES[members[0]], node, where, default)
+        return _part(whole, CHOICES[members[0]], node, where, default)
     # A member that YAML cannot hold (an array) leaves the others: float | Array is a
     # mathematical scalar, whose own part decides whether it may be infinite.
     kinds = [m for m in members if _expressible(m)] or members
@@ -240,9 +248,11 @@ def _part(base: Any, choices: Registry, node: Any, where: str, default: Any) -> 
 
 def _named(base: Any, name: str, target: Any, arguments: dict, where: str) -> Any:
     """What a named class, preset, function or object gives as a `base`."""
-    if get_origin(base) is collections.abc.Callable and inspect.isfunction(target):
+    functions = hints.takes_functions(base)
+    if functions and inspect.isfunction(target):
         return _bind(target, name, arguments, where)
-    wanted = base if isinstance(base, type | types.UnionType) else object
+    plain = isinstance(base, type | types.UnionType) and not functions
+    wanted = base if plain else object
     if isinstance(target, type):
         fits = issubclass(target, wanted)
     else:

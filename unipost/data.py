@@ -195,10 +195,15 @@ def batch_indices(seed: int, step: int, batch: int, size: int) -> np.ndarray:
     if min(batch, size) < 1 or min(seed, step) < 0:
         given = f"seed={seed}, step={step}, batch={batch}, size={size}"
         raise ValueError(f"batch_indices: {given}; batch and size start at 1, others 0")
-    position = step * batch + np.arange(batch)
-    epochs = position // size
+    return indices_at(seed, step * batch, batch, size)
+
+
+def indices_at(seed: int, position: int, count: int, size: int) -> np.ndarray:
+    """The rows [count] at `position` and after it of the walk of `batch_indices`."""
+    positions = position + np.arange(count)
+    epochs = positions // size
     rows = [_permutation(seed, int(epoch), size) for epoch in np.unique(epochs)]
-    return np.concatenate(rows)[position - epochs[0] * size]
+    return np.concatenate(rows)[positions - epochs[0] * size]
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""The exhibits of a study, from its `Summary`: the table and three figures.
+"""The figures of a study, from its `Summary`.
 
     accuracy      gain of every arm over the base
     forgetting    what the other skills lost against the KL to the base
@@ -9,8 +9,6 @@ An arm has one colour and marker in all of them; the one that must fail is grey.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unipost.evaluate import Interval
+from unipost.tables import NUMBERS, numbers_of, provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,17 +25,6 @@ if TYPE_CHECKING:
 
     from unipost.report import Arm, Results, Summary
 
-# What a run reports next to its tasks, each possibly null: its column and digits.
-NUMBERS = {
-    "kl_reverse": ("KL(policy‖base)", ".3f"),
-    "kl_forward": ("KL(base‖policy)", ".3f"),
-    "entropy": ("entropy", ".2f"),
-    "length": ("length", ".1f"),
-    "style": ("style %", ".1f"),
-    "margin": ("margin", ".2f"),
-    "train_seconds": ("seconds", ".1f"),
-    "steps": ("steps", ".0f"),
-}
 # Paul Tol's muted scheme: nine hues that the colour-blind can tell apart.
 _COLORS = (
     "#332288 #CC6677 #117733 #88CCEE #882255 #DDCC77 #44AA99 #AA4499 #999933"
@@ -56,103 +43,6 @@ _STYLE: dict[Any, Any] = {
     "axes.edgecolor": _FAINT,
     "pdf.fonttype": 42,
 }
-
-
-def table(summary: Summary) -> str:
-    """Markdown: accuracy, gain, retention, KL to the base and verdict of each arm.
-
-    Means with 95% intervals; KL in nats, the mean over seeds.
-    """
-    heads = ["arm", "accuracy %", "gain, points", "retention, points"]
-    rows = [["base", show(summary.base), "", "", "", ""]]
-    for arm in summary.arms:
-        shown = [show(arm.target), show(arm.gain, "+"), show(arm.retention, "+")]
-        kl = spread(arm, "kl_reverse").split()[0]
-        rows.append([arm.title, *shown, kl, arm.verdict])
-    return _markdown([*heads, NUMBERS["kl_reverse"][0], "improves"], rows)
-
-
-def details(summary: Summary) -> str:
-    """Markdown: each retention task's change, KL with its range over seeds, the rest.
-
-    Columns that no arm reports are left out.
-    """
-    tasks = list(summary.arms[0].changes)
-    kept = [key for key in NUMBERS if any(spread(a, key) != "-" for a in summary.arms)]
-    base = [_number(key, summary.base_row.get(key)) for key in kept]
-    rows = [["base", *[""] * len(tasks), *base]]
-    for arm in summary.arms:
-        changes = [show(arm.changes[task], "+") for task in tasks]
-        rows.append([arm.title, *changes, *(spread(arm, key) for key in kept)])
-    named = [f"{task}, points" for task in tasks]
-    return _markdown(["arm", *named, *(NUMBERS[key][0] for key in kept)], rows)
-
-
-def csv_table(summary: Summary) -> str:
-    """CSV, one row per arm and seed and one for the base; accuracies in percent."""
-    rows: list[Mapping[str, Any]] = [{"arm": "base", **summary.base_row}]
-    for arm in summary.arms:
-        rows += [{"arm": arm.name, "title": arm.title, **row} for row in arm.rows]
-    names = dict.fromkeys(["arm", "title", "seed", *(key for r in rows for key in r)])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def show(interval: Interval | None, sign: str = "") -> str:
-    """`41.2 [39.8, 42.6]`; sign "+" writes the sign of the mean."""
-    if interval is None:
-        return "-"
-    mean, low, high = (round(x, 1) + 0.0 for x in interval)
-    if math.isnan(low):
-        return f"{mean:{sign}.1f} [-]"
-    return f"{mean:{sign}.1f} [{low:.1f}, {high:.1f}]"
-
-
-def spread(arm: Arm, key: str) -> str:
-    """Mean of a number over the seeds, KL with its range; "-" if a seed lacks it."""
-    values = _values(arm, key)
-    if None in values:
-        return "-"
-    mean = _number(key, sum(values) / len(values))
-    if not key.startswith("kl_") or len(values) == 1:
-        return mean
-    return f"{mean} ({_number(key, min(values))}-{_number(key, max(values))})"
-
-
-def provenance(summary: Summary) -> str:
-    """Study, seeds, items, git hash and wall time, in one line."""
-    results = summary.results
-    items = ", ".join(f"{t['items']} {name}" for name, t in results["tasks"].items())
-    seeds = ", ".join(map(str, results["seeds"]))
-    seconds = results.get("wall_seconds")
-    wall = "" if seconds is None else f" · {seconds:.0f} s"
-    git = results.get("git") or "unknown"
-    return f"{results['study']} · seeds {seeds} · items: {items} · git {git}{wall}"
-
-
-def _values(arm: Arm, key: str) -> list[Any]:
-    return [row.get(key) for row in arm.rows]
-
-
-def _number(key: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value if key == 'style' else value:{NUMBERS[key][1]}}"
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are also aligned as plain text."""
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
-    text = []
-    for first, *rest in lines:
-        right = [c.rjust(w) for c, w in zip(rest, widths[1:], strict=True)]
-        text.append(f"| {' | '.join([first.ljust(widths[0]), *right])} |")
-    return "\n".join(text)
 
 
 def _looks(summary: Summary) -> dict[str, tuple[str, str, str]]:
@@ -244,7 +134,9 @@ def forgetting_figure(summary: Summary) -> Figure | None:
     """Mean change of the retention tasks against either KL; None without both."""
     panels = []
     for key in ("kl_reverse", "kl_forward"):
-        arms = [a for a in summary.arms if a.retention and None not in _values(a, key)]
+        arms = [
+            a for a in summary.arms if a.retention and None not in numbers_of(a, key)
+        ]
         panels += [(key, arms)] if arms else []
     if not panels:
         return None
@@ -259,7 +151,7 @@ def forgetting_figure(summary: Summary) -> Figure | None:
         for arm in arms:
             _forgetting_point(axes, arm, key, looks[arm.name])
         axes.margins(x=0.15, y=0.1)
-        _log_if_wide(axes, [value for arm in arms for value in _values(arm, key)])
+        _log_if_wide(axes, [value for arm in arms for value in numbers_of(arm, key)])
         axes.set_xlabel(f"{NUMBERS[key][0]}, nats per response")
     for axes, (key, arms) in zip(grid, panels, strict=True):
         _label_points(figure, axes, arms, key, looks)
@@ -277,12 +169,12 @@ def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _mean(arm: Arm, key: str) -> float:
-    values = _values(arm, key)
+    values = numbers_of(arm, key)
     return sum(values) / len(values)
 
 
 def _ends(arm: Arm, key: str) -> tuple[float, float]:
-    values = _values(arm, key)
+    values = numbers_of(arm, key)
     return min(values), max(values)
 
 
@@ -293,7 +185,7 @@ def _forgetting_point(
     x, ends = _mean(arm, key), _ends(arm, key)
     y, low, high = arm.retention or (math.nan,) * 3
     color, marker, _ = look
-    seeds = _values(arm, key), _values(arm, "retention")
+    seeds = numbers_of(arm, key), numbers_of(arm, "retention")
     axes.plot(*seeds, marker, color=color, ms=3.5, alpha=0.4)
     axes.plot((x, x), (low, high), color=color, lw=1, alpha=0.6)
     axes.plot(ends, (y, y), color=color, lw=1, alpha=0.6)

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 Array = jax.Array
 
 
-def fit(
+def implicit_reward(
     score: Score,
     policy: Array,
     prepared: Prepared,
     rows: Array,
     value: Array | float = 0.0,
-):
-    """Loss and metrics of the rows [P, G] that `score` treats; `value` is V - V'."""
+) -> tuple[Array, Array | None]:
+    """(z on the units of the score's level, 0/1 hits of its clamp or None).
+
+    z = beta f'(u) from the reference point, plus `value` = V - V' of a gauge.
+    """
     batch = prepared.batch
     token = score.level == "token"
     log_u, hit = score.log_u(policy, batch, prepared.signal, rows)
@@ -39,6 +42,20 @@ def fit(
     z = z + value
     if score.per == "length":
         z = z / jnp.maximum(batch.mask.sum(-1), 1.0)
+    return z, hit
+
+
+def fit(
+    score: Score,
+    policy: Array,
+    prepared: Prepared,
+    rows: Array,
+    value: Array | float = 0.0,
+):
+    """Loss and metrics of the rows [P, G] that `score` treats; `value` is V - V'."""
+    batch = prepared.batch
+    token = score.level == "token"
+    z, hit = implicit_reward(score, policy, prepared, rows, value)
     chosen = rows[..., None] if token else rows
     mean = jnp.where(chosen, prepared.mean if token else prepared.row_mean, 0.0)
     metrics = {"implicit_reward": (mean * z).sum()}
@@ -64,6 +81,9 @@ def fit(
     metrics["signal"] = (mean * signal).sum()
     for name, number in score.link.metrics(z, signal).items():
         metrics[name] = (mean * number).sum()
+    cut = score.link.clipped(z, signal, units)
+    for name, side in zip(("clip_low", "clip_high"), cut or (), strict=False):
+        metrics[name] = (mean * (side & (signal != 0))).sum()
     return loss, metrics
 
 

@@ -6,8 +6,10 @@ Floor of `unipost.config`. Every refusal is a ConfigError at a dotted key `where
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
+import operator
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -109,6 +111,20 @@ def is_mapping(kind: Any) -> bool:
 def is_union(kind: Any) -> bool:
     """Whether a hint is `X | Y` or Optional[X]."""
     return get_origin(kind) in (Union, types.UnionType)
+
+
+def without_none(kind: Any) -> Any:
+    """A union without None; any other hint as it is."""
+    if not is_union(kind):
+        return kind
+    members = [m for m in get_args(kind) if m is not type(None)]
+    return functools.reduce(operator.or_, members)
+
+
+def takes_functions(kind: Any) -> bool:
+    """Whether a hint is Callable[...], or a union with one."""
+    members = get_args(kind) if is_union(kind) else (kind,)
+    return any(get_origin(m) is collections.abc.Callable for m in members)
 
 
 def member(kind: Any, value: Any) -> Any:

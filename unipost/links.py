@@ -33,6 +33,9 @@ class Units(NamedTuple):
     valid: Array
 
 
+Sides = tuple[Array, Array]
+
+
 class Link(ABC):
     """A pointwise link.
 
@@ -53,6 +56,10 @@ class Link(ABC):
     def metrics(self, z: Array, signal: Array) -> dict[str, Array]:
         """Per-unit numbers to report, averaged over the units."""
         return {}
+
+    def clipped(self, z: Array, signal: Array, units: Units) -> Sides | None:
+        """Units that a band of the ratio cuts (below it, above it); None: no band."""
+        return None
 
 
 @part
@@ -97,9 +104,11 @@ class Clipped(Link):
             if value is not None:
                 in_range(f"clipped.{name}", value, 1.0, what="is not above 1")
 
+    def clipped(self, z, signal, units):
+        return (signal < 0) & (z < -self.low), (signal > 0) & (z > self.high)
+
     def _outside(self, z, signal):
-        above = (signal > 0) & (z > self.high)
-        return above | ((signal < 0) & (z < -self.low))
+        return (signal > 0) & (z > self.high) | (signal < 0) & (z < -self.low)
 
     def loss(self, z, signal, units):
         # where, not min: outside the band an infinite z must not reach the gradient
@@ -135,9 +144,16 @@ class Weighted(Link):
     level: Level | Literal["own"] = "own"
 
     def loss(self, z, signal, units):
-        log_u = units.log_ratio(self.over, None if self.level == "own" else self.level)
-        weight = jax.lax.stop_gradient(self.weight(log_u, signal))
+        weight = jax.lax.stop_gradient(self.weight(self._log_ratio(units), signal))
         return -weight * signal * z
+
+    def clipped(self, z, signal, units):
+        if self.over == "none":  # a probability, no ratio
+            return None
+        return self.weight.outside(self._log_ratio(units), signal)
+
+    def _log_ratio(self, units):
+        return units.log_ratio(self.over, None if self.level == "own" else self.level)
 
 
 @part

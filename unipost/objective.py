@@ -16,7 +16,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from unipost.advantages import at_the_end
+from unipost.advantages import GAE, at_the_end
 from unipost.aggregation import Aggregation, TokenMean
 from unipost.batch import Batch, Prepared, Streams, check_shapes, clean
 from unipost.classical import ReverseKL
@@ -127,9 +127,23 @@ class Objective(Score):
         Statistics over the batch are taken here: give the result to `prepare` when the
         batch is then cut into minibatches with optimiser steps of their own.
         """
+        return jax.lax.stop_gradient(self.signal(self._rewarded(batch)))
+
+    def returns(self, batch: Batch) -> Array:
+        """What a critic regresses on [P, G, T]: the returns of the signal's own GAE.
+
+        Of the same rewards less the same penalty. Raises ValueError for another signal.
+        """
+        if not isinstance(self.signal, GAE):
+            name = type(self.signal).__name__
+            raise ValueError(f"objective.signal: {name} has no critic; write gae")
+        return jax.lax.stop_gradient(self.signal.returns(self._rewarded(batch)))
+
+    def _rewarded(self, batch: Batch) -> Batch:
+        """The batch as the signal reads it: cleaned, with the penalty in the reward."""
         check_shapes(batch)
         batch = self.signal.rewarded(clean(self.signal.select(batch)))
-        return jax.lax.stop_gradient(self.signal(self._with_reward_penalty(batch)))
+        return self._with_reward_penalty(batch)
 
     def prepare(self, batch: Batch, signal: Array | None = None) -> Prepared:
         """Signal and weights over the logical batch, before it is cut along P.

@@ -8,6 +8,7 @@ from unipost.mixture import Mixture
 from unipost.objective import Objective
 from unipost.pair_links import PairLink
 from unipost.presets import PRESETS
+from unipost.scalar.objective import ScalarObjective
 from unipost.score import Score
 from unipost.vocabulary import Distillation, Gem, Vocabulary
 
@@ -17,7 +18,10 @@ AnyObjective = Objective | Mixture | Vocabulary
 A mixture's signal and prepared batch are tuples, one entry per term.
 """
 
-OBJECTIVES: dict[str, Callable[..., AnyObjective]] = {
+Trainable = Objective | Mixture | Vocabulary | ScalarObjective
+"""What a run can train: an objective of a language model, or of a scalar head."""
+
+OBJECTIVES: dict[str, Callable[..., Trainable]] = {
     **PRESETS,
     "gem": Gem,  # the class takes what the preset takes, and has the preset's name
     "custom": Objective,

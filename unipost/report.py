@@ -14,17 +14,17 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from unipost.evaluate import Interval, Verdict, bootstrap_mean, verdict
-from unipost.figures import (
+from unipost.figures import make_figures
+from unipost.runs import write_atomic
+from unipost.tables import (
     NUMBERS,
     csv_table,
     details,
-    make_figures,
     provenance,
     show,
     spread,
     table,
 )
-from unipost.runs import write_atomic
 
 Results = Mapping[str, Any]
 

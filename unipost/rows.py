@@ -60,12 +60,16 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A prompt, the answer to check against, and a worked solution if there is one."""
+    """A prompt, the answer to check against, and a worked solution if there is one.
+
+    row  the file's row as it is, all of its columns
+    """
 
     prompt: Text
     answer: str
     demonstration: str | None = None
     place: str = dataclasses.field(default="", compare=False)
+    row: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
 
 def demonstration(question: Question) -> Demonstration:
@@ -193,7 +197,7 @@ def _row(
     if kind == "labelled":
         label = values.pop("label")
         return Labelled(*_demonstration(values, chat), label, record.place)
-    return Question(*_question(values, chat), record.place)
+    return Question(*_question(values, chat), record.place, record.row)
 
 
 def _prompt(name: str, value: Any, chat: Chat) -> Text:

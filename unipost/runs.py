@@ -121,7 +121,7 @@ def open_folder(folder: Path, config: str) -> bool:
     if path.exists() and not _begun(folder):
         write_atomic(path, config)
     if path.exists():
-        difference = _difference(path.read_text(), config)
+        difference = first_difference(path.read_text(), config)
         if difference:
             raise RunError(
                 f"{folder}: holds a run with other settings ({difference}); choose "
@@ -140,7 +140,7 @@ def holds_other(folder: Path, config: str) -> bool:
     if not folder.exists() or not _begun(folder):
         return False
     path = folder / "config.yaml"
-    return not path.exists() or bool(_difference(path.read_text(), config))
+    return not path.exists() or bool(first_difference(path.read_text(), config))
 
 
 def _begun(folder: Path) -> bool:
@@ -149,7 +149,8 @@ def _begun(folder: Path) -> bool:
     return any(path.name not in first for path in folder.iterdir())
 
 
-def _difference(there: str, here: str) -> str:
+def first_difference(there: str, here: str) -> str:
+    """The first setting in which two config texts differ; "" where none does."""
     import yaml
 
     old, new = _flat(yaml.safe_load(there)), _flat(yaml.safe_load(here))

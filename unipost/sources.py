@@ -306,7 +306,7 @@ class Mixed:
 
     def batch(self, step: int, params: Params, memory: Memory = EMPTY) -> Experience:
         drawn = [
-            stream.batch(step, params, _own(memory, i))
+            stream.batch(step, params, part_of(memory, str(i)))
             for i, stream in enumerate(self.streams)
         ]
         try:
@@ -322,13 +322,30 @@ class Mixed:
         metrics = {
             f"{i}/{k}": v for i, e in enumerate(drawn) for k, v in e.metrics.items()
         }
-        kept = {f"{i}/{k}": v for i, e in enumerate(drawn) for k, v in e.memory.items()}
+        kept = named({str(i): e.memory for i, e in enumerate(drawn)})
         return Experience(rows, batch, metrics, kept, drawn[0].components)
 
+    def close(self) -> None:
+        """Close every stream that has something to close."""
+        for stream in self.streams:
+            close_stream(stream)
 
-def _own(memory: Memory, part: int) -> Memory:
-    """What part `part` of a mixture remembers."""
-    prefix = f"{part}/"
+
+def close_stream(stream: Stream) -> None:
+    """Let go of what a stream holds, such as the processes of its reward."""
+    close = getattr(stream, "close", None)
+    if close is not None:
+        close()
+
+
+def part_of(memory: Memory, name: str) -> Memory:
+    """What the part `name` remembers, of what several parts do."""
+    prefix = f"{name}/"
     return {
         k.removeprefix(prefix): v for k, v in memory.items() if k.startswith(prefix)
     }
+
+
+def named(memories: Mapping[str, Memory]) -> Memory:
+    """What several parts remember, as one memory: the inverse of `part_of`."""
+    return {f"{n}/{k}": v for n, own in memories.items() for k, v in own.items()}

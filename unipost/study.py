@@ -23,6 +23,7 @@ import numpy as np
 from unipost.batch import Batch
 from unipost.config import build, dump_tree, to_tree
 from unipost.evaluation import Evaluation, Evaluator, Report
+from unipost.experiment import Experiment, check_staleness
 from unipost.explain import gradient_coefficient
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective
@@ -30,7 +31,7 @@ from unipost.optimizers import Optimizer
 from unipost.reference_cache import check_cache
 from unipost.runs import RunError, open_folder, write_atomic
 from unipost.sources import Setting, Source
-from unipost.train import Experiment, Model, load_model, train
+from unipost.train import Model, load_model, train
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
 from unipost.update import annotate, with_present, with_streams
 
@@ -64,9 +65,12 @@ class Arm:
     inner_epochs: int = 1
     minibatches: int = 1
     microbatches: int = 1
+    staleness: int = 0
+    sync_every: int = 1
     reference_cache: str | None = None
 
     def __post_init__(self):
+        check_staleness(self.data, self.staleness, self.sync_every)
         check_cache(self.objective, self.data, self.reference_cache)
 
 
@@ -79,6 +83,7 @@ class Study:
     claim        what the study tests, stated so that it can fail
     rule         when an arm has improved over the base
     comparisons  pairs of arms to compare on the same seeds and items, with a label
+    metrics      numbers of the training steps whose mean over the run is reported too
     """
 
     name: str
@@ -90,6 +95,7 @@ class Study:
     arms: dict[str, Arm]
     recipe: str | None = None
     comparisons: tuple[tuple[str, ...], ...] = ()
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self):
         task = self.evaluation.tasks.get(self.rule.task)
@@ -232,9 +238,27 @@ def _run_arm(study, experiment, folder, title, model: Model, evaluator: Evaluato
         "seed": experiment.seed,
         "steps": experiment.steps,
         "train_seconds": result.seconds,
+        "tokens": sum(line["tokens"] for line in _lines(folder / "timing.jsonl")),
+        **_over_steps(study, folder),
         **_reported(study, report),
         "coefficient": _coefficients(experiment, model, result.params),
     }
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _over_steps(study: Study, folder: Path) -> dict[str, float]:
+    """Means over the steps of the training metrics that the study asks for."""
+    steps = _lines(folder / "metrics.jsonl")
+    means = {}
+    for name in study.metrics:
+        values = [step[name] for step in steps if name in step]
+        finite = [x for x in values if isinstance(x, int | float)]
+        if finite:
+            means[f"train/{name}"] = float(np.mean(finite))
+    return means
 
 
 def _numbers(study: Study, evaluator: Evaluator, model: Model) -> dict[str, Any]:

@@ -8,6 +8,7 @@ is anything with `needs`, `advantage`, `prepare` and `loss` (`unipost.objectives
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,12 +18,15 @@ import numpy as np
 
 from unipost.adapters import with_trained
 from unipost.batch import Batch, Streams
+from unipost.diagnostics import extras as watched_streams
+from unipost.diagnostics import finished, merge, nothing, signal_metrics, tally, watched
 from unipost.levels import given
 from unipost.model import Params, Policy
-from unipost.objectives import AnyObjective
+from unipost.objectives import Trainable
 from unipost.optimizers import Optimizer
 from unipost.optimizers.base import wide_dtype
 from unipost.packed import Packed, pack_pieces, score_packed
+from unipost.scalar.model import STREAMS, scalar_streams
 from unipost.scoring import EXTRAS, score
 
 Array = jax.Array
@@ -69,6 +73,19 @@ def streams_of(policy: Policy, params: Params, rows: Rows, extras=()) -> Streams
     return Streams(whole.logps, **{x: getattr(whole, x) for x in EXTRAS})
 
 
+def streams_for(
+    needs: Collection[str], policy: Policy, params: Params, rows: Rows
+) -> Any:
+    """The streams that an objective with these `needs` reads of its model.
+
+    `Streams` of a language model, `ScalarStreams` where a scalar head is asked for.
+    """
+    if set(needs).isdisjoint(STREAMS):
+        extras = [x for x in EXTRAS if x in needs]
+        return streams_of(policy, params, rows, extras)
+    return scalar_streams(needs, policy, params, rows)
+
+
 @partial(jax.jit, static_argnums=(0, 3, 4))
 def annotate(
     policy: Policy,
@@ -81,7 +98,7 @@ def annotate(
 
     In `microbatches` pieces of P, so that it needs no more memory than an update.
     """
-    return _in_pieces(
+    return in_pieces(
         lambda piece: streams_of(policy, params, piece, extras), rows, microbatches
     )
 
@@ -123,7 +140,7 @@ def mismatched_rows(rows: Rows, minibatches: int = 1) -> Rows:
 
 
 def with_streams(
-    objective: AnyObjective,
+    objective: Trainable,
     policy: Policy,
     rows: Rows,
     batch: Batch,
@@ -173,7 +190,7 @@ def with_streams(
 
 def with_present(
     policy: Policy,
-    objective: AnyObjective,
+    objective: Trainable,
     params: Params,
     rows: Rows,
     batch: Batch,
@@ -190,7 +207,7 @@ def with_present(
     params, found = jax.lax.stop_gradient(params), {}
 
     def scored(rows: Rows, extras: tuple[str, ...] = ()) -> Streams:
-        return _in_pieces(
+        return in_pieces(
             lambda piece: streams_of(policy, params, piece, extras), rows, microbatches
         )
 
@@ -212,7 +229,7 @@ def _cut(tree: Any, pieces: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), tree)
 
 
-def _in_pieces(function, rows: Rows, pieces: int):
+def in_pieces(function: Callable[[Rows], Any], rows: Rows, pieces: int) -> Any:
     """`function` of the rows, one piece of P after the other, joined again."""
     if pieces == 1:
         return function(rows)
@@ -222,43 +239,54 @@ def _in_pieces(function, rows: Rows, pieces: int):
 
 def loss_and_grad(
     policy: Policy,
-    objective: AnyObjective,
+    objective: Trainable,
     params: Params,
     rows: Rows,
     prepared: Any,
     microbatches: int = 1,
     frozen: Any = None,
+    seen: Batch | None = None,
 ):
     """((loss, metrics), gradient) of a prepared batch in `microbatches` pieces of P.
 
     The pieces add up to the whole: the normalisers are inside `prepared`, which is
     what `objective.prepare` gives. The gradient is with respect to `params`, which
-    stand on top of `frozen` where it is given (`unipost.adapters`).
+    stand on top of `frozen` where it is given (`unipost.adapters`). `seen` is what the
+    diagnostics read of the batch (`unipost.diagnostics.watched`).
     """
-    extras = [x for x in EXTRAS if x in objective.needs]
+    needs = {*objective.needs, *watched_streams(seen)}
 
-    def loss(params, rows, prepared):
-        streams = streams_of(policy, with_trained(frozen, params), rows, extras)
-        return objective.loss(streams, prepared)
+    def loss(params, rows, prepared, seen):
+        whole = with_trained(frozen, params)
+        streams = streams_for(needs, policy, whole, rows)
+        value, metrics = objective.loss(streams, prepared)
+        return value, (metrics, tally(objective, streams, prepared, seen))
 
     step = jax.value_and_grad(loss, has_aux=True)
     if microbatches == 1:
-        return step(params, rows, prepared)
-    pieces = _cut((rows, prepared), microbatches)
+        (value, (metrics, found)), grads = step(params, rows, prepared, seen)
+        return (value, finished(found) | metrics), grads
+    pieces = _cut((rows, prepared, seen), microbatches)
     shapes = jax.eval_shape(step, params, *jax.tree.map(lambda x: x[0], pieces))
     # gradients of bfloat16 parameters are added in float32
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, wide_dtype(s.dtype)), shapes)
+    (value, (metrics, found)), grads = zeros
 
     def add(total, piece):
-        return jax.tree.map(jnp.add, total, step(params, *piece)), None
+        sums, (metrics, found) = total
+        (value, (more, counts)), slopes = step(params, *piece)
+        sums = jax.tree.map(jnp.add, sums, (value, slopes))
+        return (sums, (merge(metrics, more), merge(found, counts))), None
 
-    return jax.lax.scan(add, zeros, pieces)[0]
+    start = (value, grads), (nothing(metrics), nothing(found))
+    ((value, grads), (metrics, found)), _ = jax.lax.scan(add, start, pieces)
+    return (value, finished(found) | metrics), grads
 
 
 @partial(jax.jit, static_argnums=(0, 5, 6))
 def advantage(
     policy: Policy,
-    objective: AnyObjective,
+    objective: Trainable,
     params: Params,
     rows: Rows,
     batch: Batch,
@@ -279,7 +307,7 @@ def advantage(
 @partial(jax.jit, static_argnums=(0, 6), donate_argnums=(3,))
 def update(
     policy: Policy,
-    objective: AnyObjective,
+    objective: Trainable,
     optimizer: Optimizer,
     state: State,
     rows: Rows,
@@ -300,8 +328,16 @@ def update(
     batch = with_present(policy, objective, params, rows, batch, microbatches)
     prepared = objective.prepare(batch, signal)
     (_, metrics), grads = loss_and_grad(
-        policy, objective, state.params, rows, prepared, microbatches, frozen
+        policy,
+        objective,
+        state.params,
+        rows,
+        prepared,
+        microbatches,
+        frozen,
+        watched(objective, batch),
     )
+    metrics |= signal_metrics(objective, batch, prepared)
     params, inner, numbers = optimizer.update(
         grads, state.optimizer, state.params, state.step, steps
     )

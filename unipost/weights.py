@@ -23,6 +23,10 @@ class Weight(ABC):
     def __call__(self, log_u: Array, signal: Array) -> Array:
         """The weight of units with log-ratio `log_u` and signal `signal`."""
 
+    def outside(self, log_u: Array, signal: Array) -> tuple[Array, Array] | None:
+        """Units whose ratio is (below, above) what counts in full; None: no bounds."""
+        return None
+
 
 @part
 class Truncate(Weight):
@@ -45,6 +49,9 @@ class Truncate(Weight):
     def __call__(self, log_u, signal):
         return jnp.clip(jnp.exp(self.power * log_u), self.floor, self.cap)
 
+    def outside(self, log_u, signal):
+        return _beyond(self.power * log_u, self.floor, self.cap)
+
 
 @part
 class Mask(Weight):
@@ -60,6 +67,9 @@ class Mask(Weight):
     def __call__(self, log_u, signal):
         u = jnp.exp(log_u)
         return jnp.where((u >= self.floor) & (u <= self.cap), u, 0.0)
+
+    def outside(self, log_u, signal):
+        return _beyond(log_u, self.floor, self.cap)
 
 
 @part
@@ -77,6 +87,9 @@ class Keep(Weight):
         u = jnp.exp(log_u)
         return jnp.where((u >= self.floor) & (u <= self.cap), 1.0, 0.0)
 
+    def outside(self, log_u, signal):
+        return _beyond(log_u, self.floor, self.cap)
+
 
 @part
 class NegativeTruncate(Weight):
@@ -93,6 +106,10 @@ class NegativeTruncate(Weight):
 
     def __call__(self, log_u, signal):
         return jnp.where(signal > 0, 1.0, jnp.minimum(jnp.exp(log_u), self.cap))
+
+    def outside(self, log_u, signal):
+        below, above = _beyond(log_u, 0.0, self.cap)
+        return below, above & (signal < 0)
 
 
 @part
@@ -118,6 +135,11 @@ class GammaWeight(Weight):
         k = jnp.where(up, self.k_pos, self.k_neg)
         rate = jnp.where(up, self.rate_pos, self.rate_neg)
         return jnp.exp(rate + k * log_u - rate * jnp.exp(log_u))
+
+
+def _beyond(log_u: Array, floor: Scalar, cap: Scalar) -> tuple[Array, Array]:
+    u = jnp.exp(log_u)
+    return u < floor, u > cap
 
 
 def _check_floor(where: str, floor: Scalar, cap: Scalar) -> None:

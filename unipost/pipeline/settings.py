@@ -27,7 +27,7 @@ from unipost.study import Rule
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
 
 # the key of a reference says what it must be; other keys take either
-_WANTS = {"model": "model", "reference": "model", "path": "rows"}
+_WANTS = {"model": "model", "reference": "model", "path": "rows", "lora.path": "model"}
 _ARTICLE = {"model": "a model", "rows": "a file of rows", "nothing": "nothing"}
 
 
@@ -173,7 +173,7 @@ def _check_kinds(name: str, stage: Stage, stages: Mapping[str, Stage]) -> None:
     """Refuse a reference to rows where a model is read, and the reverse."""
     for key, other in stage.reads.items():
         where, gives = f"stages.{name}.{key}", stages[other].of.gives
-        wanted = _WANTS.get(key.rpartition(".")[2], gives)
+        wanted = _WANTS.get(key, _WANTS.get(key.rpartition(".")[2], gives))
         if gives == "nothing" or wanted != gives:
             problem = f"{{{other}}} is {_ARTICLE[gives]}; write {_ARTICLE[wanted]}"
             raise ConfigError("", where, problem)

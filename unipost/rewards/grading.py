@@ -1,0 +1,208 @@
+"""Grading: a reward opened once and called on many batches of samples.
+
+Whatever a reward does - it raises, hangs, returns NaN or text - costs its sample only:
+the value is NaN, the failure is counted and its reason kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unipost.config import Bound
+from unipost.rewards.calls import Verdict, call, reason
+from unipost.rewards.grades import Grades, Reward, checked, grades
+from unipost.rewards.sample import Sample
+
+Graded = Callable[[Sequence[Sample]], Grades]
+
+
+class Grader:
+    """An opened reward: `grader(samples)` gives Grades; `close()` ends what it holds.
+
+    One caller at a time, from any thread. Also a context manager.
+    """
+
+    def __init__(self, reward: Reward, time_limit: float | None):
+        if time_limit is not None and not time_limit > 0:
+            raise ValueError(f"time_limit: {time_limit}; write seconds > 0, or null")
+        self._closing: list[Callable[[], Any]] = []
+        self._opened: list[tuple[Any, Graded]] = []
+        self._time_limit = time_limit
+        self._done: dict[int, Grades] = {}
+        self._root = self._open(reward)
+
+    def __call__(self, samples: Sequence[Sample]) -> Grades:
+        """Grade the samples. Never raises for what a reward does."""
+        self._done = {}
+        return self._root(samples)
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End worker processes and close what rewards opened."""
+        while self._closing:
+            self._closing.pop()()
+
+    def _open(self, reward: Reward) -> Graded:
+        """The opened form; equal rewards are opened, and called on a batch, once."""
+        for known, opened in self._opened:
+            if known == reward:
+                return opened
+        place, grade = len(self._opened), self._graded(reward)
+
+        def once(samples: Sequence[Sample]) -> Grades:
+            if place not in self._done:
+                self._done[place] = grade(samples)
+            return self._done[place]
+
+        self._opened.append((reward, once))
+        return once
+
+    def _graded(self, reward: Any) -> Graded:
+        if hasattr(reward, "combine"):
+            parts = {name: self._open(r) for name, r in reward.rewards.items()}
+            return lambda samples: _combined(reward, parts, samples)
+        if hasattr(reward, "score") or hasattr(reward, "open"):
+            return self._scorer(reward)
+        if not callable(reward):
+            raise ValueError(f"reward: {reward!r} is no function and has no score")
+        function, arguments = unbound(reward)
+        return lambda samples: of_verdicts(
+            [call(function, s.response, s.answer, arguments) for s in samples]
+        )
+
+    def _scorer(self, reward: Any) -> Graded:
+        opened = reward.open() if hasattr(reward, "open") else reward
+        if opened is not reward and hasattr(opened, "close"):
+            self._closing.append(opened.close)
+        return lambda samples: _scored(opened, samples)
+
+
+def open_reward(reward: Reward, time_limit: float | None = None) -> Grader:
+    """The reward ready to grade; `time_limit` in seconds per sample, None: no limit.
+
+    Raises ValueError for a limit that cannot be kept.
+    """
+    return Grader(reward, time_limit)
+
+
+def unbound(reward: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function and the options that a config has set on it."""
+    if isinstance(reward, Bound):
+        return reward.function, dict(reward.arguments)
+    return reward, {}
+
+
+def of_verdicts(verdicts: Sequence[Verdict]) -> Grades:
+    """Grades of one verdict per sample."""
+    return grades(
+        [v.value for v in verdicts],
+        reasons=[f"sample {i}: {v.problem}" for i, v in enumerate(verdicts) if v.problem],
+        notes=Counter(v.note for v in verdicts if v.note),
+    )
+
+
+def _scored(scorer: Any, samples: Sequence[Sample]) -> Grades:
+    """`scorer.score`; where it fails, once more group by group."""
+    return _each_group(lambda own: scorer.score(own), samples)
+
+
+def _each_group(score: Callable[[Sequence[Sample]], Any], samples: Sequence[Sample]):
+    try:
+        return checked(score(samples), samples)
+    except (Exception, SystemExit) as error:
+        problem = reason(error)
+    groups = list(dict.fromkeys(s.group for s in samples))
+    if len(groups) < 2:
+        lines = [f"sample {i}: {problem}" for i in range(len(samples))]
+        return grades(np.full(len(samples), np.nan), reasons=lines)
+    places = [[i for i, s in enumerate(samples) if s.group == g] for g in groups]
+    each = [_each_group(score, [samples[i] for i in own]) for own in places]
+    return joined(each, places)
+
+
+def joined(each: Sequence[Grades], places: Sequence[Sequence[int]]) -> Grades:
+    """Grades of parts of a batch put together; places[k] are those of part k."""
+    order = np.concatenate([np.asarray(own, int) for own in places])
+    inverse = np.argsort(order, kind="stable")
+    names = next((g.names for g in each if g.names), ())
+    components = [
+        g.components if g.names == names else np.full((len(g.values), len(names)), np.nan)
+        for g in each
+    ]
+    steps = None
+    if any(g.steps is not None for g in each):
+        flat = [s for g in each for s in (g.steps or [[] for _ in g.values])]
+        steps = [flat[i] for i in inverse]
+    notes = sum((Counter(g.notes) for g in each), Counter())
+    reasons = [
+        _moved(line, own)
+        for g, own in zip(each, places, strict=True)
+        for line in g.reasons
+    ]
+    return grades(
+        np.concatenate([g.values for g in each])[inverse],
+        components=np.concatenate(components)[inverse],
+        names=names,
+        reasons=reasons,
+        notes=notes,
+        steps=steps,
+    )
+
+
+def _moved(line: str, places: Sequence[int]) -> str:
+    """`sample 3: ...` of a part of the batch, with the place in the whole batch."""
+    head, colon, rest = line.partition(":")
+    word, _, place = head.partition(" ")
+    if word != "sample" or not place.isdecimal() or int(place) >= len(places):
+        return line
+    return f"sample {places[int(place)]}{colon}{rest}"
+
+
+def _combined(
+    reward: Any, parts: Mapping[str, Graded], samples: Sequence[Sample]
+) -> Grades:
+    """`reward.combine`, with what went wrong and was noted in its parts."""
+    known = {name: grade(samples) for name, grade in parts.items()}
+    try:
+        made = checked(reward.combine(samples, known), samples)
+    except (Exception, SystemExit) as error:
+        lines = [f"sample {i}: {reason(error)}" for i in range(len(samples))]
+        made = grades(np.full(len(samples), np.nan), reasons=lines)
+    reasons = [f"{n}: {line}" for n, g in known.items() for line in g.reasons]
+    notes = {f"{n}: {k}": v for n, g in known.items() for k, v in g.notes.items()}
+    return made._replace(reasons=reasons + made.reasons, notes=notes | made.notes)
+
+
+class Scores(NamedTuple):
+    """Rewards [N], NaN where unscored; how many are, and why the first one is."""
+
+    values: np.ndarray
+    unscored: int
+    reason: str
+
+
+def score_texts(
+    reward: Reward,
+    responses: Sequence[str],
+    answers: Sequence[str],
+    time_limit: float | None = None,
+) -> Scores:
+    """Score N responses against N answers; a failing reward marks its sample only.
+
+    Every response is a group of its own, of unknown length in tokens.
+    """
+    pairs = zip(responses, answers, strict=True)
+    samples = [Sample(r, a, group=i) for i, (r, a) in enumerate(pairs)]
+    with open_reward(reward, time_limit) as grader:
+        graded = grader(samples)
+    first = graded.reasons[0] if graded.reasons else ""
+    return Scores(graded.values, graded.unscored, first)
