@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unipost.tables import NUMBERS, numbers_of, provenance
+from unipost.tables import NUMBERS, numbers_of, provenance, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

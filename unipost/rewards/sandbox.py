@@ -1,0 +1,162 @@
+"""Time limits that hold: rewards called in a process of their own.
+
+A reward may loop in a C function, exit, or crash, and no thread or signal of this
+process can stop that; the worker process is killed instead, and started anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unipost.rewards.calls import one_line
+from unipost.rewards.worker import START_LIMIT
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the worker calls: a function by its module and name, or a pickled scorer.
+
+    `preload` names modules to import before the first call, outside its time limit.
+    """
+
+    target: tuple[str, str] = ("", "")
+    options: Mapping[str, Any] | None = None
+    preload: tuple[str, ...] = ()
+    scorer: bytes | None = None
+
+
+class Call(NamedTuple):
+    """Arguments of one call and how many seconds it may take."""
+
+    seconds: float
+    arguments: tuple
+
+
+class Sandbox:
+    """A worker process that is started when it is first needed, and again if it dies.
+
+    One caller at a time: a second one waits.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end = lambda: None
+        self._lock = threading.Lock()
+
+    def run(self, task: Task, calls: Sequence[Call]) -> list[tuple | str]:
+        """Per call its result, or the reason why there is none."""
+        results: list[tuple | str] = []
+        with self._lock:
+            while len(results) < len(calls):
+                before = len(results)
+                problem = self._some(task, calls[before:], results)
+                if problem is None:
+                    break
+                if problem.startswith(_START):
+                    results += [problem] * (len(calls) - len(results))
+                else:
+                    results.append(problem)
+        return results
+
+    def close(self) -> None:
+        """End the worker, and what it has started."""
+        with self._lock:
+            self._kill()
+
+    def _some(
+        self, task: Task, calls: Sequence[Call], results: list[tuple | str]
+    ) -> str | None:
+        """Append results until one call fails for good; None when all are there."""
+        process = self._started()
+        request = {
+            "path": sys.path,
+            "target": task.target,
+            "options": dict(task.options or {}),
+            "preload": task.preload,
+            "scorer": task.scorer,
+            "calls": [tuple(call) for call in calls],
+        }
+        pipes = _Pipes(process)
+        try:
+            pipes.send(pickle.dumps(request), START_LIMIT)
+            kind, value = pipes.reply(START_LIMIT)
+            if kind == "failed":
+                return f"{_START}: {value}"
+        except (TimeoutError, _Lost) as error:
+            self._kill()
+            return f"{_START}: {error}"
+        for call in calls:
+            try:
+                results.append(_result(*pipes.reply(call.seconds)))
+            except (TimeoutError, _Lost) as error:
+                ended = self._kill()
+                return str(error) + (ended if isinstance(error, _Lost) else "")
+        return None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._kill()
+        # a reward that imports jax must not take the accelerator of this process
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        self._end = weakref.finalize(self, _end, self._process)
+        return self._process
+
+    def _kill(self) -> str:
+        """End the worker; how it had ended by itself, if it had."""
+        process, self._process = self._process, None
+        self._end()
+        if process is None or process.returncode is None:
+            return ""
+        code = process.returncode
+        if code >= 0:
+            return f" (exit status {code})"
+        return f" ({signal.Signals(-code).name})" if -code != signal.SIGKILL else ""
+
+
+_START = "the reward cannot be started"
+
+
+class _Lost(Exception):
+    """The worker is gone, or answers nonsense."""
+
+
+def _result(kind: str, value: Any) -> tuple | str:
+    return tuple(value) if kind == "done" else str(value)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a worker with everything in its session, and wait for it."""
+    if process.poll() is None:
+        # a worker that is about to end by itself says how
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
