@@ -45,7 +45,8 @@ class Batch:
     steps      [P, G, T]  1 where a reasoning step ends and its reward stands
     weight     [P, G]     weight of a row's loss; denominators do not see it. A pair's
                           is the product of its two (as WPO)
-    off_policy [P, G]     1 where a row of a mixed group is a demonstration
+    off_policy [P, G]     1 where a row of a mixed group is a demonstration; or
+                          [P, G, T], 1 on the tokens of a demonstration's prefix
     old        [P, G, T]  log-probs of the snapshot before the inner updates
     old_collision [P, G, T]  log sum_v old(v | s_t)^2, for optimal token baselines
     behavior   [P, G, T]  log-probs of the sampler's exact distribution (NaN = not
@@ -122,10 +123,10 @@ class Prepared:
     row_mean: Array
 
 
-ROWS = ("weight", "off_policy", "baseline", "mismatched", "mismatched_reference")
+ROWS = ("weight", "baseline", "mismatched", "mismatched_reference")
 TOKENS = ("steps", "old", "behavior", "reference", "reference_lse", "text", "values")
 TOKENS += ("current", "current_entropy", "old_collision")
-EITHER = ("rewards", "advantage", "importance")
+EITHER = ("rewards", "advantage", "importance", "off_policy")
 
 
 def check_shapes(batch: Batch) -> None:
@@ -180,12 +181,12 @@ def clean(batch: Batch) -> Batch:
         advantage = jnp.where(known, advantage, 0.0)
     elif advantage is not None:
         advantage = keep("advantage")
-    text = batch.text
+    text, off = batch.text, batch.off_policy
     return Batch(
         # the default float type: 1/count must be exact in 64-bit mode
         mask=kept.astype(jnp.result_type(float)),
         rewards=as_is("rewards") if per_row else keep("rewards"),
-        off_policy=None if batch.off_policy is None else batch.off_policy > 0,
+        off_policy=None if off is None else off > 0,
         advantage=advantage,
         **(values | {"text": None if text is None else (text > 0) * 1.0}),
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from unipost.batch import Prepared, Streams
-from unipost.levels import log_ratio
+from unipost.levels import log_ratio, of_tokens
 from unipost.links import Units
 from unipost.pair_links import PairLink
 from unipost.special import at_least_float32
@@ -52,11 +52,14 @@ def fit(
     rows: Array,
     value: Array | float = 0.0,
 ):
-    """Loss and metrics of the rows [P, G] that `score` treats; `value` is V - V'."""
+    """Loss and metrics of the rows that `score` treats; `value` is V - V'.
+
+    `rows` are flags [P, G], or [P, G, T] of single tokens at level token.
+    """
     batch = prepared.batch
     token = score.level == "token"
     z, hit = implicit_reward(score, policy, prepared, rows, value)
-    chosen = rows[..., None] if token else rows
+    chosen = of_tokens(rows) if token else rows
     mean = jnp.where(chosen, prepared.mean if token else prepared.row_mean, 0.0)
     metrics = {"implicit_reward": (mean * z).sum()}
     if hit is not None:
@@ -73,8 +76,8 @@ def fit(
         ratio = log_ratio(policy, batch, anchor, level or score.level, rows)
         return ratio[..., None] if token and ratio.ndim == 2 else ratio
 
-    valid = jnp.where(rows, (batch.mask.sum(-1) > 0).astype(z.dtype), 0.0)
-    units = Units(own_ratio, batch.mask * valid[..., None] if token else valid)
+    filled = batch.mask if token else (batch.mask.sum(-1) > 0).astype(z.dtype)
+    units = Units(own_ratio, jnp.where(chosen, filled, 0.0))
     losses = score.link.loss(z, signal, units)
     # -phi(r) + V - V' per token: the sum carries the + V(s_1) of the dual
     loss = (jnp.where(chosen, weight, 0.0) * (losses + signal * value)).sum()

@@ -33,17 +33,27 @@ def stream(streams: Streams | None, name: str) -> Array:
 def token_log_ratio(policy: Array, batch: Batch, anchor: Anchor, rows: Array) -> Array:
     """log(policy/anchor) per token [P, G, T].
 
-    Zero outside the mask and outside `rows` [P, G]: what is not selected must not
-    reach an exp, or its infinite derivative would poison the gradient (0 * inf).
+    Zero outside the mask and outside `rows` [P, G] or [P, G, T]: what is not selected
+    must not reach an exp, or its infinite derivative would poison the gradient (0 *
+    inf). A token whose sampler reported nothing (behavior NaN) has ratio 1, as self.
     """
     match anchor:
         case "none":
             delta = policy
         case "self":
             delta = policy - jax.lax.stop_gradient(policy)
+        case "behavior":
+            sampler = given(batch, anchor)
+            held = jax.lax.stop_gradient(policy)
+            delta = policy - jnp.where(jnp.isnan(sampler), held, sampler)
         case _:
             delta = policy - given(batch, anchor)
-    return jnp.where((batch.mask > 0) & rows[..., None], delta, 0.0)
+    return jnp.where((batch.mask > 0) & of_tokens(rows), delta, 0.0)
+
+
+def of_tokens(flags: Array) -> Array:
+    """Flags [P, G] or [P, G, T] in a shape that broadcasts to tokens."""
+    return flags if flags.ndim == 3 else flags[..., None]
 
 
 def at_level(values: Array, mask: Array, level: Level) -> Array:

@@ -75,6 +75,10 @@ class Model:
     folder: str | None = None
     generation: Mapping[str, Any] | None = None
 
+    def writing(self) -> Model:
+        """The model that samples text for the data; the model itself."""
+        return self
+
     def save(self, folder: Path, params: Any) -> None:
         """Write `params` to `folder`/final, in the Hugging Face layout if it can.
 
@@ -88,9 +92,14 @@ class Model:
             place, parts = folder / "final", (self.config, params, self.tokenizer)
             save_pretrained(place, *parts, generation=self.generation)
             return
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        named: Any = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
-        np.savez(folder / "final.npz", **named)
+        save_leaves(folder / "final.npz", params)
+
+
+def save_leaves(path: Path, params: Any) -> None:
+    """Write every leaf under its path, as NumPy does."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    named: Any = {jax.tree_util.keystr(place): np.asarray(x) for place, x in leaves}
+    np.savez(path, **named)
 
 
 def load_model(
@@ -165,7 +174,7 @@ def load_reference(
         return model if frozen is None else dataclasses.replace(model, params=frozen)
     reference = load_model(folder, seed=0, compute=compute)
     sizes = [m.config and m.config.vocab_size for m in (reference, model)]
-    if not _same_tokens(reference.tokenizer, model.tokenizer):
+    if not same_tokens(reference.tokenizer, model.tokenizer):
         problem = "its tokenizer is not the model's"
     elif whole and sizes[0] != sizes[1]:
         problem = f"its vocabulary has {sizes[0]} entries, the model's {sizes[1]}"
@@ -174,7 +183,7 @@ def load_reference(
     raise RunError(f"{folder}: {problem}; write a reference with the same tokens")
 
 
-def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+def same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether two tokenizers agree in size, end, and a thousand ids across them."""
     if (one.vocab_size, one.eos_token) != (other.vocab_size, other.eos_token):
         return False

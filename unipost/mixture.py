@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax
 
+from unipost.annealed import Annealed, at_first_step
 from unipost.batch import Batch, Prepared, Streams
 from unipost.objective import Objective, at_present
-from unipost.parts import Scalar, in_range, part
+from unipost.parts import Scalar, Varying, concrete, in_range, part
 
 Array = jax.Array
 
@@ -17,11 +18,12 @@ class Mixture:
 
     It is called, prepared and cut as an `Objective` is; `prepare` and `advantage` give
     one entry per term. Metrics of term k > 0 are named `k/...`. Weights are used as
-    they are (TRL's loss_weights): they are not normalised.
+    they are (TRL's loss_weights): they are not normalised. A weight may be annealed,
+    from or to 0 too.
     """
 
     terms: tuple[Objective, ...]
-    weights: tuple[Scalar, ...]
+    weights: tuple[Scalar | Annealed, ...]
 
     def __post_init__(self):
         if len(self.terms) < 2 or len(self.terms) != len(self.weights):
@@ -30,8 +32,12 @@ class Mixture:
                 "write two or more of each, or the objective alone"
             )
         for k, weight in enumerate(self.weights):
+            where = f"mixture.weights.{k}"
+            for end in weight.ends() if isinstance(weight, Varying) else ():
+                if concrete(end) != 0.0:
+                    in_range(where, end, 0.0, what="is negative")
             what = "is not positive and finite; leave the term out"
-            in_range(f"mixture.weights.{k}", weight, 0.0, what=what)
+            in_range(where, weight, 0.0, what=what)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -54,6 +60,7 @@ class Mixture:
         pairs = zip(self.terms, signals, strict=True)
         return tuple(term.prepare(batch, s) for term, s in pairs)
 
+    @at_first_step
     def loss(self, logps: Array | Streams, prepared: tuple[Prepared, ...]):
         """(loss, metrics) of a prepared batch or of any slice of it along P."""
         total, metrics = 0.0, {}

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from unipost.advantages import GAE, at_the_end
 from unipost.aggregation import Aggregation, TokenMean
+from unipost.annealed import at_first_step
 from unipost.batch import Batch, Prepared, Streams, check_shapes, clean
 from unipost.classical import ReverseKL
 from unipost.corrections import Correction
@@ -43,8 +44,8 @@ class Objective(Score):
     """A score, a signal for it to follow, a penalty, and one denominator.
 
     signal         what the data say: ones, preference, or an advantage
-    off_policy     the score for rows flagged `batch.off_policy` (mixed groups);
-                   None: such rows are treated as the others
+    off_policy     the score for rows (or tokens) flagged `batch.off_policy`; None:
+                   as the others. With anchor behavior an unreported one (NaN) is 1
     reference_point  what the implicit reward is measured from, or None
     corrections    detached weights of the link's loss
     penalty        weight * D_g(policy || reference) by a named estimator, or None
@@ -121,6 +122,7 @@ class Objective(Score):
         plain = linear and names <= {"in_reward", "k1", "abs", "k2", "own"}
         return super()._exponential or not plain
 
+    @at_first_step
     def advantage(self, batch: Batch) -> Array:
         """The signal [P, G, T] of the batch as it was drawn, a constant.
 
@@ -142,9 +144,10 @@ class Objective(Score):
     def _rewarded(self, batch: Batch) -> Batch:
         """The batch as the signal reads it: cleaned, with the penalty in the reward."""
         check_shapes(batch)
-        batch = self.signal.rewarded(clean(self.signal.select(batch)))
+        batch = self.signal.rewarded(clean(self.signal.seen(batch)))
         return self._with_reward_penalty(batch)
 
+    @at_first_step
     def prepare(self, batch: Batch, signal: Array | None = None) -> Prepared:
         """Signal and weights over the logical batch, before it is cut along P.
 
@@ -160,6 +163,12 @@ class Objective(Score):
             raise ValueError(
                 f"batch.advantage: one per token with level {self.level}; write "
                 "[prompts, group], or level: token (GSPO-token: ratio sequence_token)"
+            )
+        flags = batch.off_policy if "off_policy" in self.needs else None
+        if flags is not None and flags.ndim == 3 and self.level != "token":
+            raise ValueError(
+                f"batch.off_policy: one per token with level {self.level}; write "
+                "[prompts, group], or level: token"
             )
         if signal is None:
             signal = self.advantage(batch)
@@ -187,6 +196,7 @@ class Objective(Score):
             row_mean=rows / jnp.maximum(rows.sum(), 1.0),
         )
 
+    @at_first_step
     def loss(self, logps: Array | Streams, prepared: Prepared):
         """(loss, metrics) of a prepared batch or of any slice of it along P.
 
@@ -201,7 +211,8 @@ class Objective(Score):
         else:
             off = given(prepared.batch, "off_policy")
             loss, metrics = fit(self, streams.policy, prepared, ~off)
-            extra, numbers = fit(self.off_policy, streams.policy, prepared, off)
+            told = dataclasses.replace(prepared, batch=_sampled(prepared.batch))
+            extra, numbers = fit(self.off_policy, streams.policy, told, off)
             loss = loss + extra
             metrics |= {f"off_policy/{k}": v for k, v in numbers.items()}
         if self.penalty is not None:
@@ -346,6 +357,14 @@ def _vocabulary_correction(objective, streams: Streams, batch: Batch) -> Array:
     mean = (jnp.exp(policy) * f.f_prime(log_u)).sum(-1)
     excess = mean - exact_divergence(f, policy, reference)
     return jnp.where(batch.mask > 0, -objective.beta * excess, 0.0)
+
+
+def _sampled(batch: Batch) -> Batch:
+    """Demonstrations whose sampler's probability is not known: it is taken as 1."""
+    if batch.behavior is None:
+        return batch
+    known = jnp.where(jnp.isnan(batch.behavior), 0.0, batch.behavior)
+    return dataclasses.replace(batch, behavior=known)
 
 
 def _decided_pairs(batch: Batch, signal: Array) -> Batch:

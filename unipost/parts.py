@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -32,6 +34,19 @@ Scalar = float | jax.Array
 
 C = TypeVar("C", bound=type)
 
+
+class Varying(ABC):
+    """What stands for a number and has another value from step to step."""
+
+    @abstractmethod
+    def ends(self) -> tuple[Scalar, ...]:
+        """Numbers between which all values lie, the last one first."""
+
+    @abstractmethod
+    def at(self, step: int | jax.Array) -> Scalar:
+        """The value at 0-based `step`."""
+
+
 _STATIC = (str, int, bool, Path, type(None))
 
 
@@ -50,8 +65,11 @@ def part(cls: C) -> C:
 
     Fields annotated `str`, `int`, `bool` or `Literal[...]` are static; all others
     (numbers, arrays, nested parts, None) are children. Rebuilding inside a JAX
-    transformation skips `__post_init__`, so checks run once, where the part is made.
+    transformation skips `__post_init__`, so checks run once, where the part is made. A
+    number that varies is checked at its ends, by making the part with each of them.
     """
+    if "__post_init__" in vars(cls):
+        setattr(cls, "__post_init__", _at_ends(vars(cls)["__post_init__"]))
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(cls)
     hints = get_type_hints(cls)
@@ -76,6 +94,20 @@ def part(cls: C) -> C:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _at_ends(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`check`, and that of the part with the ends of its varying numbers."""
+
+    def __post_init__(self):
+        check(self)
+        held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        ends = {n: v.ends() for n, v in held.items() if isinstance(v, Varying)}
+        for k in range(max(map(len, ends.values()), default=0)):
+            plain = {n: v[min(k, len(v) - 1)] for n, v in ends.items()}
+            dataclasses.replace(self, **plain)
+
+    return __post_init__
 
 
 def concrete(value: Any) -> float | None:

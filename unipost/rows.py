@@ -24,6 +24,7 @@ from unipost.chat import Chat, Rendered, TrainOn, Turn, chat_of
 from unipost.formats import DataError, Record, read_records, summary
 from unipost.row_values import answer_of, label_of, text_of, tools_of, value_of
 from unipost.tokenizer import Tokenizer
+from unipost.wording import Wording
 
 Text = str | Rendered
 """Text, or the token ids that a chat template made of messages."""
@@ -105,6 +106,7 @@ def read_rows(
     on_bad_row: Literal["raise", "skip"] = "raise",
     tokenizer: Tokenizer | None = None,
     train_on: TrainOn = "last",
+    wording: Wording | None = None,
 ) -> Rows:
     """The rows of a file or folder, each as the dataclass of its kind.
 
@@ -112,6 +114,7 @@ def read_rows(
     raise DataError with file, line and reason, or are skipped with a warning and
     listed. Raises DataError when no row is good. `train_on` assistant makes messages
     a response from the assistant's first turn on, with its other turns marked.
+    `wording` makes the prompt of a column prompt or question.
     """
     columns = dict(columns or {})
     records = list(read_records(path))
@@ -124,7 +127,8 @@ def read_rows(
     rows, bad = [], []
     for record in records:
         try:
-            rows.append(_row(record, kind, layout, columns, chat, train_on))
+            row = _row(record, kind, layout, columns, chat, train_on, wording)
+            rows.append(row)
         except DataError as error:
             bad.append(f"{record.place}: {error}")
     if bad and (on_bad_row == "raise" or not rows):
@@ -178,6 +182,7 @@ def _row(
     columns: dict[str, str],
     chat: Chat,
     train_on: TrainOn,
+    wording: Wording | None = None,
 ) -> Row:
     if record.problem:
         raise DataError(record.problem)
@@ -187,6 +192,11 @@ def _row(
         column = columns.get(name, name)
         if record.row.get(column) is not None:
             values[name] = value_of(record.row, column)
+    if wording is not None:
+        asked = next((name for name in ("prompt", "question") if name in values), None)
+        if asked is None:
+            raise DataError("wording: the rows have no column prompt or question")
+        values[asked] = wording.put(values[asked])
     if any(isinstance(value, list) for value in values.values()):
         tools = tools_of(record.row, columns.get(_TOOLS, _TOOLS))
         chat = chat if tools is None else chat.given(tools)

@@ -40,6 +40,10 @@ class Signal(ABC):
         """The part of the batch that the loss is about; all of it for most signals."""
         return batch
 
+    def seen(self, batch: Batch) -> Batch:
+        """The part of the batch that statistics are over; that of the loss for most."""
+        return self.select(batch)
+
     def rewarded(self, batch: Batch) -> Batch:
         """`batch` with the rewards that the signal is about; as it is for most signals.
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from unipost.aggregation import Aggregation, TokenMean
+from unipost.annealed import at_first_step
 from unipost.batch import Batch, Prepared, Streams
 from unipost.classical import ForwardKL, ReverseKL
 from unipost.divergence import Divergence
@@ -49,12 +50,14 @@ class Vocabulary(ABC):
         """1 on every token: these objectives follow demonstrations or a teacher."""
         return jnp.ones_like(batch.mask)
 
+    @at_first_step
     def prepare(self, batch: Batch, signal: Array | None = None) -> Prepared:
         """Weights over the logical batch, before it is cut along P."""
         for name in sorted(self.needs - {"policy", "vocab"}):
             given(batch, name)
         return Objective(aggregation=self.aggregation).prepare(batch, signal)
 
+    @at_first_step
     def loss(self, logps: Streams, prepared: Prepared):
         """(loss, metrics) of a prepared batch or of any slice of it along P."""
         streams = cleaned_streams(logps, prepared)

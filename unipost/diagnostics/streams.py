@@ -38,20 +38,24 @@ SEEN = ("mask", "off_policy", "old", "behavior", "reference")
 
 
 def watched(objective: Trainable, batch: Batch) -> Batch | None:
-    """The arrays of a sampled batch that `tally` reads; None where nobody sampled.
+    """The arrays of a batch that `tally` reads; None for a scalar head.
 
-    A batch was sampled where it has an old or a behaviour stream. A scalar head has
-    nothing to compare with them.
+    The streams are taken where somebody sampled the rows: where there is an old or a
+    behaviour stream. Of other rows a distance to the reference would be no estimate.
     """
-    sampled = batch.old is not None or batch.behavior is not None
-    if not sampled or isinstance(objective, ScalarObjective):
+    if isinstance(objective, ScalarObjective):
         return None
-    return Batch(**{name: getattr(batch, name) for name in SEEN})
+    names = SEEN if _sampled(batch) else SEEN[:2]
+    return Batch(**{name: getattr(batch, name) for name in names})
 
 
 def extras(seen: Batch | None) -> tuple[str, ...]:
     """Streams beside the policy's that `tally` reads."""
-    return () if seen is None else ("entropy",)
+    return () if seen is None or not _sampled(seen) else ("entropy",)
+
+
+def _sampled(batch: Batch) -> bool:
+    return batch.old is not None or batch.behavior is not None
 
 
 def tally(
@@ -62,9 +66,11 @@ def tally(
     `prepared` is what the objective prepared, `seen` what `watched` gave. Log-ratios
     of tokens are taken within +-20, so that every number stays finite in float32.
     """
+    if seen is None:
+        return {}
     streams, prepared = jax.lax.stop_gradient((streams, prepared))
     found = _margin(objective, streams, prepared)
-    if seen is None:
+    if not _sampled(seen):
         return found
     own = _own(seen)
     found |= _ratio(objective, streams.policy, prepared, seen, own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from math import prod
@@ -20,7 +20,7 @@ from unipost.adapters import Adapted, merged, terms
 from unipost.hf.config import render_config
 from unipost.hf.files import INDEX, SINGLE, write_file
 from unipost.hf.load import DTYPES
-from unipost.hf.names import Piece, pieces, tensor_shapes
+from unipost.hf.names import Piece, pieces
 from unipost.hf.staging import check_target, replaced
 from unipost.model.config import ModelConfig
 from unipost.model.parameters import shapes
@@ -59,20 +59,33 @@ def save_pretrained(
         raise ValueError(
             f"save_pretrained: dtype {dtype!r} unknown; give {' or '.join(DTYPES)}"
         )
-    folder = Path(folder)
-    check_target(folder, MARKER)
+    check_target(Path(folder), MARKER)
     _check_params(config, params)
+    fields, held = render_config(config, dtype), pieces(config)
+    wide = jnp.dtype(dtype)
+    write_pieces(folder, fields, held, params, tokenizer, wide, limit, generation)
+
+
+def write_pieces(
+    folder: str | Path,
+    fields: Mapping[str, Any],
+    held: Iterable[Piece],
+    params: Any,
+    tokenizer: SavedTokenizer | None,
+    dtype: np.dtype,
+    limit: float = 5e9,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """`save_pretrained` of any pieces of `params`, with `fields` in config.json."""
+    folder, held = Path(folder), tuple(held)
     generation = _ends(tokenizer) if generation is None else dict(generation)
     ends = {name: generation[name] for name in ENDS if name in generation}
-    texts = {
-        MARKER: {**render_config(config, dtype), **ends},
-        GENERATION: generation,
-    }
-    tensors = named_tensors(config, params, jnp.dtype(dtype))
+    texts = {MARKER: {**fields, **ends}, GENERATION: generation}
+    tensors, sizes = _tensors(held, params, dtype), {x.tensor: x.shape for x in held}
     if jax.process_index() == 0:
-        size = sum(map(prod, tensor_shapes(config).values()))
-        with replaced(folder, MARKER, size * jnp.dtype(dtype).itemsize) as new:
-            _write_weights(new, config, tensors, jnp.dtype(dtype), limit)
+        size = sum(map(prod, sizes.values()))
+        with replaced(folder, MARKER, size * dtype.itemsize) as new:
+            _write_weights(new, sizes, tensors, dtype, limit)
             for name, content in texts.items():
                 (new / name).write_text(json.dumps(content, indent=2) + "\n")
             if tokenizer is not None:
@@ -105,13 +118,12 @@ def _check_params(config: ModelConfig, params: Any) -> None:
 
 def _write_weights(
     folder: Path,
-    config: ModelConfig,
+    sizes: Mapping[str, tuple[int, ...]],
     tensors: Iterator[tuple[str, np.ndarray]],
     dtype: np.dtype,
     limit: float,
 ) -> None:
     """Writes the tensors as they come, into one file, or several and their index."""
-    sizes = tensor_shapes(config)
     files: list[dict[str, tuple[int, ...]]] = [{}]
     total, held = 0, 0
     for name, shape in sizes.items():
@@ -140,15 +152,21 @@ def named_tensors(
     In the order of `tensor_shapes`, each made when it is asked for. Parameters that
     are `Adapted` are merged.
     """
+    return _tensors(pieces(config), params, dtype)
+
+
+def _tensors(
+    held: Iterable[Piece], params: Any, dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
     groups: dict[str, list[Piece]] = {}
-    for piece in pieces(config):
+    for piece in held:
         groups.setdefault(piece.tensor, []).append(piece)
-    for name, held in groups.items():
-        if len(held) == 1:
-            yield name, _host(params, held[0], dtype)
+    for name, parts in groups.items():
+        if len(parts) == 1:
+            yield name, _host(params, parts[0], dtype)
             continue
-        tensor = np.empty(held[0].shape, dtype)
-        for piece in held:
+        tensor = np.empty(parts[0].shape, dtype)
+        for piece in parts:
             tensor[piece.at] = _host(params, piece, dtype)
         yield name, tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -85,11 +85,17 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 
 def match(
-    config: ModelConfig, tensors: Mapping[str, Stored], folder: Path
+    config: ModelConfig,
+    tensors: Mapping[str, Stored],
+    folder: Path,
+    more: Iterable[Piece] = (),
 ) -> dict[str, list[Piece]]:
-    """What each tensor holds; ValueError unless tensors and config fit each other."""
+    """What each tensor holds; ValueError unless tensors and config fit each other.
+
+    more: pieces beside those of a language model.
+    """
     plan: dict[str, list[Piece]] = defaultdict(list)
-    for piece in pieces(config, tensors.keys()):
+    for piece in (*pieces(config, tensors.keys()), *more):
         plan[piece.tensor].append(piece)
     for name in plan:
         if name not in tensors:

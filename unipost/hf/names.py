@@ -107,6 +107,19 @@ def pieces(config: ModelConfig, stored: Collection[str] = ()) -> tuple[Piece, ..
     return tuple(found)
 
 
+def score_pieces(hidden: int, labels: int, leaves: Collection[str]) -> list[Piece]:
+    """The scalar head of a classification checkpoint, as leaves of ("score",).
+
+    leaves: kernel [D K], stored as score.weight [K D], and bias [K] if it has one.
+    """
+    shapes = {"kernel": (labels, hidden), "bias": (labels,)}
+    return [
+        Piece(("score", leaf), (), f"score.{LEAVES[leaf]}", shapes[leaf], (), swapped)
+        for leaf, swapped in (("kernel", True), ("bias", False))
+        if leaf in leaves
+    ]
+
+
 def _block(config: ModelConfig, layer: int, stored: Collection[str]) -> Iterator[Piece]:
     """The pieces of one layer."""
     prefix = f"model.layers.{layer}."

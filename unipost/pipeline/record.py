@@ -148,14 +148,6 @@ def _content(path: str) -> str:
     return data_hash(path)
 
 
-def check_inputs(pipeline: Pipeline) -> None:
-    """Raise RunError for a file or model that is not there, before anything runs."""
-    for name, stage in pipeline.stages.items():
-        for path in outside(stage):
-            if not Path(path).exists():
-                raise RunError(f"stages.{name}: {path}: no such file or folder")
-
-
 def check_stale(pipeline: Pipeline, root: Path) -> None:
     """Raise RunError, one line, for a stage that was made with other settings.
 

@@ -10,7 +10,8 @@ import yaml
 
 from unipost.config import dump_tree
 from unipost.pipeline.measure import measure
-from unipost.pipeline.record import check_inputs, check_run, check_stale, runs_of
+from unipost.pipeline.preflight import check_stages
+from unipost.pipeline.record import check_run, check_stale, runs_of
 from unipost.pipeline.settings import Pipeline, is_pipeline
 from unipost.pipeline.summary import write_summary
 from unipost.runs import RunError, write_atomic
@@ -23,7 +24,7 @@ def run_pipeline(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
     a pipeline that was killed goes on where it stopped. Raises RunError, before
     anything runs, where an input is missing or a stage there was made otherwise.
     """
-    check_inputs(pipeline)
+    check_stages(pipeline)
     _open(pipeline, folder)
     runs = list(runs_of(pipeline, folder))
     for i, run in enumerate(runs):
