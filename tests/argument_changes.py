@@ -35,6 +35,7 @@ from unipost.classical import (
 )
 from unipost.components import NormaliseThenSum, SumThenNormalise
 from unipost.corrections import (
+    EntropyWeight,
     GivenWeight,
     SamplerCorrection,
     StaleMask,
@@ -50,6 +51,14 @@ from unipost.links import (
     RowLogistic,
     SoftGate,
     Weighted,
+)
+from unipost.mixed_groups import (
+    DemonstrationRows,
+    Gate,
+    HybridMean,
+    Outcome,
+    OwnRows,
+    SwitchedRows,
 )
 from unipost.pair_links import (
     BinaryClassifier,
@@ -92,7 +101,8 @@ NEEDED = {
     "f_sft": {"divergence": PearsonChi2()},
     "f_dpo": {"divergence": JensenShannon()},
     "dr_grpo": {"max_length": 9.0},
-    "luffy": {"max_length": 9.0},
+    **{name: {"max_length": 9.0} for name in ("luffy", "rl_sft", "srft")},
+    "hpt": {"max_length": 9.0, "gate": Gate(1)},
 }
 OF_PRESETS = {
     "sft": {"aggregation": ROWS},
@@ -156,7 +166,26 @@ OF_PRESETS = {
     "tis": BAND | {"cap": 1.05, "level": "sequence", "signal": Mean()},
     "masked_is": BAND | {"cap": 1.1, "floor": 0.9, "level": "token", "signal": Mean()},
     "decoupled_ppo": BAND | {"signal": Mean()},
-    "luffy": {"max_length": 3.0, "gamma": 0.3, "clip": 0.03, "signal": ZScore()},
+    "luffy": {
+        "max_length": 3.0,
+        "gamma": 0.3,
+        "clip": 0.03,
+        "signal": ZScore(),
+        "behavior": "given",
+    },
+    "rl_sft": {"max_length": 3.0, "sft": 0.3, "clip": 0.03, "signal": ZScore()}
+    | {"entropy": 0.1},
+    "srft": {"sft": 0.2, "rl": 0.3, "max_length": 3.0, "gamma": 0.3, "signal": Mean()},
+    "chord": {"mu": 0.3, "weighting": "bernoulli", "clip": 0.03, "signal": Mean()}
+    | {"aggregation": ROWS},
+    "chord_phi": {"mu": 0.3, "clip": 0.03, "signal": Mean(), "aggregation": ROWS},
+    "hpt": {"max_length": 3.0, "gate": Gate(2), "rl": 0.3, "sft": 0.3, "entropy": 0.1}
+    | {"clip": 0.03, "signal": ZScore()},
+    "relift": {"sft": 0.3, "entropy": 0.1, "clip": 0.03, "signal": Mean()}
+    | {"aggregation": ROWS},
+    "prefix_rft": BAND
+    | {"share": 0.7, "dual": 1.02, "entropy": 0.1, "continuation": "hybrid"}
+    | {"aggregation": ROWS},
     "gem": {"beta": 0.5, "h": "log_sigmoid", "aggregation": ROWS},
     "gkd": {"beta": 0.2, "temperature": 2.0, "aggregation": ROWS},
 }
@@ -248,6 +277,18 @@ OF_PARTS = {
     Chosen: {"on": ("orpo", "text")},
     GAE: {"gamma": ("ppo", 0.5), "lam": ("ppo", 0.5), "count_eps": ("ppo", 0.1)},
     Returns: {"gamma": ("reinforce_pp", 0.5), "count_eps": ("reinforce_pp", 0.1)},
+    OwnRows: {
+        "signal": ("rl_sft", ZScore()),
+        "over": ("rl_sft", "union"),
+        "gate": ("rl_sft", Gate(1)),
+    },
+    DemonstrationRows: {
+        "signal": ("prefix_rft-whole", ZScore()),
+        "gate": ("rl_sft", Gate(1)),
+    },
+    SwitchedRows: {"signal": ("hpt", Mean()), "gate": ("hpt", Gate(2))},
+    Outcome: {"above": ("srft", -0.9)},
+    HybridMean: {"continuation": ("prefix_rft", "hybrid")},
     Exponential: {
         "tau": ("awr", 0.5),
         "cap": ("awr", 1.1),
@@ -341,7 +382,15 @@ OF_PARTS = {
     },
     SamplerCorrection: {"weight": ("tis", Mask(1.05)), "level": ("tis", "sequence")},
     StaleMask: {"threshold": ("grpo-stale", 0.2), "over": ("grpo-stale", "behavior")},
-    TopEntropy: {"share": ("grpo-entropic", 0.7)},
+    TopEntropy: {
+        "share": ("grpo-entropic", 0.7),
+        "of": ("grpo-entropic", "off_policy"),
+    },
+    EntropyWeight: {
+        "scale": ("srft", 0.3),
+        "slope": ("srft", -0.3),
+        "rows": ("srft", "all"),
+    },
     MismatchedMean: {"empty": ("kto", "counted")},
     OrderStatistics: {"of": ("aot", REFUSED), "empty": (_counted, "counted")},
 }

@@ -18,6 +18,7 @@ from unipost.aggregation import (
     SequenceSum,
     TokenMean,
 )
+from unipost.annealed import Annealed
 from unipost.baselines import (
     BestResponse,
     GreedyBaseline,
@@ -42,6 +43,7 @@ from unipost.corrections import (
     TopEntropy,
 )
 from unipost.links import Clipped, Importance, RowLogistic
+from unipost.mixed_groups import DemonstrationRows, Gate, OwnRows
 from unipost.parametric import (
     Adjoint,
     Alpha,
@@ -194,8 +196,27 @@ REWARDS = {
     "masked_is": presets.masked_is(1.3, 0.7),
     "masked_is-token": presets.masked_is(1.3, 0.8, "token"),
     "decoupled_ppo": presets.decoupled_ppo(),
+}
+_off_rows = DemonstrationRows(Mean())
+MIXING = {
     "luffy": presets.luffy(9.0),
     "luffy-paper": presets.luffy(clip=0.2, signal=Mean(), aggregation=TokenMean()),
+    "luffy-mixed": presets.luffy(9.0, gamma=None, clip=0.2, off_clip=0.2),
+    "luffy-given": presets.luffy(9.0, gamma=0.3, behavior="given"),
+    "rl_sft": presets.rl_sft(9.0, 0.7, entropy=0.2),
+    "srft": presets.srft(max_length=9.0),
+    "srft-shaped": presets.srft(gamma=0.1, signal=Mean(), aggregation=SequenceSum()),
+    "chord": presets.chord(Annealed(0.7, 0.1, 20)),
+    "chord-probability": presets.chord(0.3, "probability"),
+    "chord_phi": presets.chord_phi(),
+    "chord_phi-union": Mixture(
+        (replace(_dapo, signal=OwnRows(over="union")), presets.dft()), (0.5, 0.5)
+    ),
+    "hpt": presets.hpt(9.0, Gate(1), 0.8, 0.6, 0.1),
+    "relift": presets.relift(0.5, 0.1),
+    "prefix_rft": presets.prefix_rft(0.4),
+    "prefix_rft-hybrid": presets.prefix_rft(0.4, continuation="hybrid"),
+    "prefix_rft-whole": replace(presets.grpo(), signal=_off_rows),
 }
 VOCABULARY = {
     "gem": presets.gem(),
@@ -204,7 +225,7 @@ VOCABULARY = {
     "gkd-forward": presets.gkd(0.0),
     "gkd-reverse": presets.gkd(1.0, aggregation=SequenceSum()),
 }
-EXAMPLES = DEMONSTRATIONS | PREFERENCES | REWARDS | VOCABULARY
+EXAMPLES = DEMONSTRATIONS | PREFERENCES | REWARDS | MIXING | VOCABULARY
 
 # loss changes with the batch it is in, by the recipe's own definition
 GROWS = {"luffy"}
@@ -240,6 +261,7 @@ def streams_and_batch(name, prompts=6, tokens=7, seed=0):
         group(name),
         process="process" in name,
         text="text" in objective.needs,
+        prefix="prefix" in name,
         prompts=prompts,
         tokens=tokens,
         seed=seed,

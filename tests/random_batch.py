@@ -70,10 +70,12 @@ def padded(tree, rows, prompts=2, tokens=1):
     return type(tree)(**values)
 
 
-def random_batch(group, process=False, text=False, prompts=6, tokens=7, seed=0):
+def random_batch(
+    group, process=False, text=False, prefix=False, prompts=6, tokens=7, seed=0
+):
     """(streams, batch) in float64, NaN where nothing may be read.
 
-    `process`: rewards per step. `text`: the tokens between and before the response's
+    `process`: rewards per step. `prefix`: the last row is a prefix and what follows. `text`: the tokens between and before the response's
     are read too, so they are numbers. The policy, the snapshot, the sampler and the
     reference are four models that lie close together.
     """
@@ -93,6 +95,8 @@ def random_batch(group, process=False, text=False, prompts=6, tokens=7, seed=0):
 
     off = np.zeros(shape[:2], bool)
     off[:, -1] = True
+    if prefix:
+        off = off[..., None] & (np.arange(tokens) < rng.integers(1, 4, (prompts, 1, 1)))
     mismatched = rng.normal(0.4, 0.3, shape[:2])
     mismatched[-1, 0] = np.nan
     batch = Batch(

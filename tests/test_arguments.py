@@ -13,15 +13,17 @@ from random_batch import random_batch
 
 from unipost import PRESETS, Mixture, Objective, Penalty, Score
 from unipost.aggregation import TokenMean
+from unipost.annealed import Annealed
 from unipost.choices import REGISTRIES
+from unipost.mixed_groups import HybridMean
 from unipost.signals import Preference
 from unipost.vocabulary import Distillation, Gem
 
 
 @cache
-def data(group):
+def data(group, prefix):
     """A batch where everything matters: a lone row, an empty row with a reward."""
-    streams, batch = random_batch(group, text=True, prompts=8)
+    streams, batch = random_batch(group, text=True, prefix=prefix, prompts=8)
     if group == 2:
         return streams, batch
     lone, unscored = batch.mask.at[3, 1:].set(False), batch.rewards.at[3, 1:]
@@ -31,7 +33,9 @@ def data(group):
 def result(objective):
     """(loss, gradient in policy and vocabulary) on data that fits the objective."""
     signals = [getattr(term, "signal", None) for term in terms(objective)]
-    streams, batch = data(2 if any(isinstance(s, Preference) for s in signals) else 4)
+    prefix = any(isinstance(s, HybridMean) for s in signals)
+    group = 2 if any(isinstance(s, Preference) for s in signals) else 4
+    streams, batch = data(group, prefix)
     loss, grads = jax.value_and_grad(lambda s: objective(s, batch)[0])(streams)
     return float(loss), np.array(grads.policy), np.array(grads.vocab)
 
@@ -75,14 +79,25 @@ def of_preset(name):
 def test_every_argument_of_every_preset_is_changed():
     for name, make in PRESETS.items():
         arguments = set(inspect.signature(make).parameters)
-        if name == "luffy":  # one of max_length and aggregation
+        if name in NEEDED and "max_length" in NEEDED[name]:  # one of the two
             arguments -= {"aggregation"}
+        if name == "luffy":  # which has no shaping then
+            arguments -= {"off_clip"}
         assert arguments == set(OF_PRESETS[name]), name
 
 
-def test_luffy_takes_an_aggregation_for_its_length():
-    luffy = PRESETS["luffy"]
-    assert differ(result(luffy(9.0)), result(luffy(aggregation=TokenMean())))
+@pytest.mark.parametrize("name", ["luffy", "rl_sft", "srft", "hpt"])
+def test_an_aggregation_instead_of_a_length(name):
+    make = PRESETS[name]
+    one, other = make(max_length=9.0), make(aggregation=TokenMean())
+    assert differ(result(one), result(other))
+
+
+def test_the_clip_of_demonstrations_of_luffy():
+    make = PRESETS["luffy"]
+    mixed = make(9.0, gamma=None), make(9.0, gamma=None, off_clip=0.2)
+    assert differ(*map(result, mixed))
+    assert differ(result(make(9.0)), result(mixed[0]))
 
 
 PARTS = [(kind, field) for kind, changes in OF_PARTS.items() for field in changes]
@@ -115,6 +130,7 @@ def test_every_field_of_every_part_is_changed():
     kinds = {kind for registry in REGISTRIES.values() for kind in registry.values()}
     used = {type(part) for part in parts_of(tuple(EXAMPLES.values()))}
     kinds = {kind for kind in kinds if isinstance(kind, type)} & used
+    kinds -= {Annealed}  # of which step 0 shows one end alone
     for kind in kinds | {Objective, Score, Penalty, Mixture, Gem, Distillation}:
         names = {f.name for f in fields(kind)}
         assert names == set(OF_PARTS.get(kind, {})), kind.__name__

@@ -27,6 +27,7 @@ from unipost.loading import load_reference
 from unipost.objective import OWN
 from unipost.optimizers import SGD
 from unipost.presets import FAMILIES
+from unipost.rollouts import Demonstration, Replay
 from unipost.runs import RunError
 from unipost.sampling import RemoteSampler
 from unipost.signals import Signal, ZScore
@@ -39,7 +40,8 @@ SOURCES = {
     "preferences": preferences("x.jsonl"),
     "labels": labelled("x.jsonl"),
     "rewards": rollouts("x.jsonl"),
-    "rewards+demonstrations": rollouts("x.jsonl", demonstrations=1),
+    "rewards+replay": rollouts("x.jsonl", guidance=(Replay(),)),
+    "rewards+demonstrations": rollouts("x.jsonl", guidance=(Demonstration(),)),
 }
 NEEDED = {
     "f_sft": {"divergence": DIVERGENCES["pearson_chi2"]()},
@@ -47,19 +49,22 @@ NEEDED = {
     "dr_grpo": {"max_length": 3.0},
     "luffy": {"max_length": 3.0},
 }
+SAMPLED = {"rewards", "rewards+replay"}
+GUIDED = {"rewards+replay", "rewards+demonstrations"}
 # the sources that a preset accepts, where they are not those of its family
 ACCEPTED = {
-    "kto": {"preferences", "labels", "rewards"},
-    "luffy": {"rewards+demonstrations"},
-    "gkd": {"demonstrations", "rewards"},
+    "kto": {"preferences", "labels", *SAMPLED},
+    "luffy": GUIDED,
+    "gkd": {"demonstrations", *SAMPLED},
     "gem": {"demonstrations"},
     "ppo": set(),
 }
 FAMILY = {
     "demonstrations": {"demonstrations"},
     "preferences": {"preferences"},
-    "rewards": {"rewards"},
-    "off_policy": {"rewards"},
+    "rewards": SAMPLED,
+    "off_policy": SAMPLED,
+    "mixing": GUIDED,
 }
 
 
@@ -135,10 +140,20 @@ def test_terms_of_a_mixture_must_agree():
     )
 
 
-def test_corrections_of_a_sampler_that_nobody_knows_are_refused():
-    mixed = replace(presets.luffy(3.0), corrections=(SamplerCorrection(),))
-    message = refusal(experiment, mixed, "rewards+demonstrations")
-    assert message.startswith("objective.corrections: sampler_correction on demonstr")
+def test_a_ratio_to_a_writer_that_nobody_knows_is_refused():
+    luffy = presets.luffy(3.0)
+    corrected = replace(luffy, corrections=(SamplerCorrection(),))
+    experiment(corrected, "rewards+demonstrations")  # its ratio there is 1
+    known = replace(luffy.off_policy, anchor="behavior")
+    mixed = replace(luffy, off_policy=known)
+    assert refusal(experiment, mixed, "rewards+demonstrations") == (
+        "objective.off_policy.anchor: behavior, but nobody knows at which log-probs the "
+        "demonstrations were written; write none (probability 1), or guidance: [{name: "
+        "demonstration, behavior: FOLDER}]"
+    )
+    experiment(mixed, "rewards+replay")
+    written = rollouts("x.jsonl", guidance=(Demonstration("teacher"),))
+    check_data(mixed, written)
 
 
 def test_a_mismatched_pair_needs_two_prompts_in_every_minibatch():

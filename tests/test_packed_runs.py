@@ -16,6 +16,7 @@ from tiny_runs import (
 
 from unipost.data import DataError
 from unipost.optimizers import SGD
+from unipost.rollouts import Demonstration
 from unipost.runs import RunError
 from unipost.sampling import Sampling
 from unipost.sources import Mixture
@@ -82,6 +83,6 @@ def test_a_worked_solution_must_fit_only_where_it_is_a_row(tmp_path):
     rows, *_ = source.open(SETTING).batch(0, MODEL.params)
     assert rows.response.shape[-1] == 3
     with pytest.raises(DataError, match="8 tokens with the end token, sampling.max_to"):
-        replace(source, demonstrations=1).open(SETTING)
+        replace(source, guidance=(Demonstration(),)).open(SETTING)
     with pytest.raises(ValueError, match="data.stop: '<eos>' is a special token"):
         replace(source, stop=("<eos>",)).open(SETTING)

@@ -9,7 +9,7 @@ from tiny_runs import MODEL, SETTING, params_of, rollouts, write_sums
 
 from unipost.choices import REGISTRIES
 from unipost.config import ConfigError, build
-from unipost.rollouts import SampledPreferences
+from unipost.rollouts import Demonstration, SampledPreferences
 from unipost.sampling import Completion, ContinuousSampler, Sampler, Sampling
 
 OTHER = params_of(5)
@@ -36,7 +36,7 @@ def test_a_config_names_the_sampler():
 
 
 def test_continuous_rollouts_are_those_of_a_plain_batch(sums):
-    source = rollouts(sums, demonstrations=1)
+    source = rollouts(sums, guidance=(Demonstration(),))
     rows, batch, metrics = source.open(SETTING).batch(2, OTHER)[:3]
     other = replace(source, sampler=SMALL).open(SETTING).batch(2, OTHER)
     for name in ("prompt", "prompt_mask", "response", "response_mask"):

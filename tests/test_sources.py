@@ -20,7 +20,7 @@ from tiny_runs import (
 from unipost import presets
 from unipost.data import DataError
 from unipost.rewards import exact, numeric
-from unipost.rollouts import SampledPreferences
+from unipost.rollouts import Demonstration, Replay, SampledPreferences
 from unipost.sampling import Sampling, compiled_sample
 from unipost.scoring import score
 from unipost.sources import Preferences, Setting
@@ -103,20 +103,22 @@ def test_rollouts_are_graded_as_their_text_reads(sums):
     assert len(np.unique(array(batch.rewards))) > 1
     assert metrics["reward"] == pytest.approx(float(array(batch.rewards).mean()))
     lengths = rows.response_mask.sum(-1)
-    assert metrics["response_length"] == pytest.approx(float(lengths.mean()))
+    assert metrics["length"] == pytest.approx(float(lengths.mean()))
     ended = (rows.response == MODEL.tokenizer.eos_token) & rows.response_mask
     assert metrics["finished"] == pytest.approx(float(ended.any(-1).mean()))
     assert metrics["unscored"] == 0.0
 
 
 def test_the_union_group_ends_with_the_demonstration(sums):
-    union = rollouts(sums, demonstrations=1).open(SETTING)
+    union = rollouts(sums, guidance=(Demonstration(),)).open(SETTING)
     rows, batch, metrics = union.batch(2, OTHER)[:3]
     assert rows.response.shape == (4, 4, 3)
     check_rewards(rows, batch, own=3)
     for p in range(4):
         assert response_of(rows, p, 3) == answer_to(prompt_of(rows, p, 3))
-    np.testing.assert_array_equal(array(batch.behavior)[:, 3], 0.0)
+    kept = array(rows.response_mask)
+    # nobody knows at which log-probs a demonstration was written
+    assert (np.isnan(array(batch.behavior)) == kept & (np.arange(4) == 3)[:, None]).all()
     assert (array(batch.behavior)[:, :3] != 0).any((1, 2)).all()
     assert metrics["reward"] == pytest.approx(float(array(batch.rewards)[:, :3].mean()))
 
@@ -252,8 +254,10 @@ def test_no_mistake_means_no_pair(sums):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"demonstrations": 2}, "demonstrations: 2; write 0 or 1"),
-        ({"group": 1, "demonstrations": 1}, "group: 1 leaves no row to sample"),
+        ({"group": 1, "guidance": (Demonstration(),)}, "group: 1 leaves no row to s"),
+        ({"group": 3, "guidance": 2 * (Demonstration(),) + (Replay(),)}, "write 4 or"),
+        ({"time_limit": 0.0}, "time_limit: 0.0; write seconds > 0"),
+        ({"supervision": "process"}, "supervision: process, but the reward gives one"),
         ({"group": 0}, "group: 0 leaves no row to sample"),
     ],
 )

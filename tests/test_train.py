@@ -26,6 +26,7 @@ from unipost import loop, presets
 from unipost.checkpoint import Checkpoints
 from unipost.hf import load_pretrained
 from unipost.optimizers import SGD, AdamW
+from unipost.rollouts import Demonstration
 from unipost.runs import JsonLines, RunError
 from unipost.train import train
 
@@ -363,7 +364,7 @@ def test_a_rename_that_fails_is_named(whole, tmp_path, monkeypatch):
 def test_rollouts_reach_other_objectives(tmp_path):
     """Two steps each; for LUFFY the demonstration is in the group."""
     path = write_sums(tmp_path)
-    union = rollouts(path, demonstrations=1)
+    union = rollouts(path, guidance=(Demonstration(),))
     for name, data, objective in (
         ("rloo", rollouts(path), presets.rloo()),
         ("luffy", union, presets.luffy(max_length=3.0)),

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 
 from unipost.parts import Scalar, Varying, concrete, part
 
-T, S, R = TypeVar("T"), TypeVar("S"), TypeVar("R")
+T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
 P = ParamSpec("P")
 
 
@@ -57,6 +59,12 @@ class Annealed(Varying):
                 f"annealed: from {ends[0]:g} to itself; write the number alone"
             )
 
+    def __str__(self) -> str:
+        numbers = [concrete(x) for x in (self.start, self.end, self.initial)]
+        start, end, initial = ("?" if x is None else f"{x:g}" for x in numbers)
+        rise = f"{initial} to {start} in {self.warmup} steps, then " * (self.warmup > 0)
+        return f"{rise}{start} to {end} in {self.steps} steps ({self.shape})"
+
     def ends(self) -> tuple[Scalar, ...]:
         """The numbers between which all its values lie, the last one first."""
         first = (self.initial,) if self.warmup else ()
@@ -65,8 +73,8 @@ class Annealed(Varying):
     def at(self, step: int | jax.Array) -> Scalar:
         """The value at 0-based `step`: a float of a whole number, else a jax scalar."""
         m: Any = math if isinstance(step, int) else jnp
-        part_done = (step - self.warmup) / self.steps
-        done = min(max(part_done, 0.0), 1.0) if m is math else part_done.clip(0.0, 1.0)
+        done: Any = (step - self.warmup) / self.steps
+        done = min(max(done, 0.0), 1.0) if m is math else done.clip(0.0, 1.0)
         left = {
             "cosine": lambda: 0.5 + 0.5 * m.cos(math.pi * done),
             "linear": lambda: 1.0 - done,

@@ -8,11 +8,14 @@ from typing import Any
 from unipost import advantages, components
 from unipost import signals as group_signals
 from unipost.aggregation import AGGREGATIONS, Aggregation
+from unipost.annealed import ANNEALED
 from unipost.baselines import BASELINES
+from unipost.config import SCALAR
 from unipost.corrections import CORRECTIONS, Correction
 from unipost.divergence import Divergence
 from unipost.divergences import DIVERGENCES
 from unipost.links import LINKS, Link
+from unipost.mixed_groups import MIXED
 from unipost.mixture import Mixture
 from unipost.objective import Objective
 from unipost.objectives import OBJECTIVES
@@ -21,16 +24,26 @@ from unipost.pair_links import PAIR_LINKS, PairLink
 from unipost.ratios import RATIOS, Ratio
 from unipost.reference_points import REFERENCE_POINTS, ReferencePoint
 from unipost.rewards import REWARDS, Reward
-from unipost.rollouts import SOURCES
+from unipost.rollouts import (
+    GROUPS,
+    GUIDANCE,
+    ORDERS,
+    SOURCES,
+    GroupRule,
+    Guidance,
+    Order,
+)
 from unipost.sampling import SAMPLERS, Sampler
 from unipost.signals import Advantage, Signal
 from unipost.sources import Source
+from unipost.test_time.settings import SCORES, Graded, Likelihood
 from unipost.vocabulary import Vocabulary
 from unipost.weights import WEIGHTS, Weight
 
 SIGNALS: dict[str, type[Signal]] = {
     **group_signals.SIGNALS,
     **BASELINES,
+    **MIXED,
     "given": advantages.Given,
     "gae": advantages.GAE,
     "returns": advantages.Returns,
@@ -47,6 +60,7 @@ SIGNALS: dict[str, type[Signal]] = {
 _LINKS: dict[str, Callable[..., Any]] = {**LINKS, **PAIR_LINKS}
 
 REGISTRIES: dict[Any, Mapping[str, Callable[..., Any]]] = {
+    SCALAR: ANNEALED,
     Objective: OBJECTIVES,
     Mixture: OBJECTIVES,
     Vocabulary: OBJECTIVES,
@@ -64,6 +78,11 @@ REGISTRIES: dict[Any, Mapping[str, Callable[..., Any]]] = {
     Schedule: SCHEDULES,
     Source: SOURCES,
     Sampler: SAMPLERS,
+    Guidance: GUIDANCE,
+    GroupRule: GROUPS,
+    Order: ORDERS,
     Reward: REWARDS,
+    Graded: SCORES,
+    Likelihood: SCORES,
 }
 """The names that every type of part has in a config."""

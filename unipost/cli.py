@@ -1,4 +1,4 @@
-"""The command line: unipost run | explain | list | eval."""
+"""The command line: unipost run | explain | list | eval | merge | best-of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from unipost.model_verbs import CACHE, MODEL_VERBS, OVERRIDE, out_folder
 
 DESCRIPTION = """\
 Post-training as one f-divergence objective:
@@ -61,36 +63,14 @@ corrections, signals, penalties' estimators, aggregations, sources and the rest.
   unipost list presets
 """
 
-EVAL = """\
-Evaluate a model folder on the tasks of an experiment or study file: greedy accuracy,
-accuracy of samples, pass@k, and with --reference the KL both ways, entropy and margins.
-
-  unipost eval runs/quickstart/grpo/0/final experiments/quickstart.yaml
-  unipost eval runs/x/final experiments/quickstart.yaml --reference experiments/base
-"""
-
-
-MERGE = """\
-Write a model in the Hugging Face layout: of an adapter's folder its base with the
-adapter merged in, of a model's folder the model, in another dtype if asked.
-
-  unipost merge runs/dpo/final runs/dpo/merged
-  unipost merge runs/dpo/final runs/dpo/merged --dtype bfloat16
-"""
-
-
 SUMMARIES = {
     "run": "run an experiment or a study",
     "explain": "print an objective in mathematical notation",
     "list": "list what a config can name",
     "eval": "evaluate a model folder",
     "merge": "merge an adapter into its base",
+    "best-of": "accuracy against the number of samples",
 }
-OVERRIDE = "a setting by its dotted path, e.g. objective.beta=0.2"
-CACHE = (
-    "keeps compiled programs for the next run (default: JAX_COMPILATION_CACHE_DIR, or "
-    "~/.cache/unipost)"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,44 +142,9 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = verb("list", LIST, _list)
     listing.add_argument("kind", nargs="?", help="one kind only")
-    _model_arguments(verb("eval", EVAL, _eval), verb("merge", MERGE, _merge))
+    for name, (text, command, add) in MODEL_VERBS.items():
+        add(verb(name, text, command))
     return parser
-
-
-def _model_arguments(
-    evaluate: argparse.ArgumentParser, merging: argparse.ArgumentParser
-) -> None:
-    """What `eval` and `merge` take: folders of models."""
-    evaluate.add_argument(
-        "model", type=Path, metavar="FOLDER", help="Hugging Face layout, e.g. final/"
-    )
-    evaluate.add_argument("file", type=Path, metavar="FILE", help="holds the tasks")
-    evaluate.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
-    evaluate.add_argument(
-        "--reference", type=Path, metavar="FOLDER", help="measure the KL to this model"
-    )
-    evaluate.add_argument("--seed", type=int, default=0, help="of the samples")
-    evaluate.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
-    merging.add_argument("model", type=Path, metavar="FOLDER", help="adapter or model")
-    merging.add_argument("out", type=Path, metavar="OUT", help="new folder")
-    merging.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-
-
-def _out(options: argparse.Namespace, settings: object) -> Path:
-    """The folder asked for, or runs/NAME; NAME-2, ... if that holds other settings."""
-    from unipost.config import dump_tree, to_tree
-    from unipost.runs import holds_other
-
-    if options.out is not None:
-        return options.out
-    config, number = dump_tree(to_tree(settings)), 1
-    folder = first = Path("runs") / options.file.stem
-    while holds_other(folder, config):
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    if number > 1:
-        print(f"{first} holds other settings; this run is in {folder}")
-    return folder
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -216,11 +161,11 @@ def _run(options: argparse.Namespace) -> None:
     if is_pipeline(tree):
         _run_pipeline(options)
         return
-    from unipost.config import load
+    from unipost.config import dump_tree, load, to_tree
     from unipost.train import Experiment, train
 
     experiment = load(Experiment, options.file, options.overrides)
-    folder = _out(options, experiment)
+    folder = out_folder(options, dump_tree(to_tree(experiment)))
     result = train(experiment, folder, title=options.file.stem)
     print(f"{folder}: {experiment.steps} steps, {result.seconds:.0f} s")
     if result.first_step is not None:
@@ -238,11 +183,12 @@ def _print_last(path: Path) -> None:
 
 
 def _run_study(options: argparse.Namespace) -> None:
+    from unipost.config import dump_tree, to_tree
     from unipost.report import write_report
     from unipost.study import load_study, run_study
 
     study = load_study(options.file, options.overrides)
-    folder = _out(options, study)
+    folder = out_folder(options, dump_tree(to_tree(study)))
     results = run_study(study, folder)
     print(write_report(results, folder))
     print(f"{folder}: report.md, table.csv and figures, from results.json")
@@ -299,13 +245,17 @@ def _named(what: str, overrides: Sequence[str]):
 
 
 def _objectives(file: Path, overrides: Sequence[str]):
-    """(arm name, objective) of every arm of a study, or ("", objective)."""
+    """(name, objective) of every arm or training stage, or ("", objective)."""
     from unipost.config import build
     from unipost.objectives import AnyObjective
+    from unipost.pipeline import is_pipeline, load_pipeline
     from unipost.study import is_study, load_study
     from unipost.tree import load_tree
 
     tree = load_tree(file, overrides)
+    if is_pipeline(tree):
+        stages = load_pipeline(file, overrides).stages.items()
+        return [(n, s.settings.objective) for n, s in stages if s.kind == "train"]
     if is_study(tree):
         arms = load_study(file, overrides).arms
         return [(name, arm.objective) for name, arm in arms.items()]
@@ -318,57 +268,3 @@ def _list(options: argparse.Namespace) -> None:
     from unipost.listing import listing
 
     print(listing(options.kind))
-
-
-def _eval(options: argparse.Namespace) -> None:
-    import json
-
-    from unipost.compilation import enable_cache
-    from unipost.config import build
-    from unipost.evaluation import Evaluation, Evaluator
-    from unipost.train import load_model
-    from unipost.tree import load_tree
-
-    tree = load_tree(options.file, options.overrides)
-    enable_cache(options.cache)
-    if "evaluation" not in tree:
-        raise ValueError(f"{options.file}: evaluation: missing; write its tasks")
-    evaluation = build(Evaluation, tree["evaluation"], "evaluation", str(options.file))
-    model = load_model(str(options.model), options.seed)
-    reference = options.reference
-    if reference is not None and evaluation.distance is None:
-        raise ValueError(
-            f"{options.file}: evaluation.distance: missing, so --reference would have "
-            "no effect; write the name of a task"
-        )
-    base = model if reference is None else load_model(str(reference), options.seed)
-    if reference is None:
-        import dataclasses
-
-        evaluation = dataclasses.replace(evaluation, distance=None)
-    evaluator = Evaluator(
-        evaluation, model.policy, model.tokenizer, base.params, options.seed
-    )
-    report = evaluator(model.params)
-    print(json.dumps(report.numbers(), indent=1))
-
-
-def _merge(options: argparse.Namespace) -> None:
-    from unipost.hf import save_pretrained
-    from unipost.loading import adapter_base, load_model
-
-    folder = str(options.model)
-    model = load_model(folder, seed=0)
-    if model.config is None:
-        raise ValueError(f"{folder}: no model in the Hugging Face layout; give one")
-    save_pretrained(
-        options.out,
-        model.config,
-        model.params,
-        model.tokenizer,
-        dtype=options.dtype,
-        generation=model.generation,
-    )
-    base = adapter_base(folder)
-    what = folder if base is None else f"{base} with {folder} merged in"
-    print(f"{options.out}: {what}, {options.dtype}")

@@ -43,6 +43,10 @@ A key with Callable[...] in it is for functions used as values, such as rewards.
 """
 
 
+SCALAR = "scalar"
+"""The key of CHOICES for what may stand in place of a mathematical scalar."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Bound:
     """A plain function with some keyword arguments set; equal when both parts are."""
@@ -119,6 +123,8 @@ def to_tree(value: Any, kind: Any = None, where: str = "") -> Any:
 
 def _narrowed(kind: Any, value: Any) -> Any:
     """The member of a union that holds `value`, or all of a union with a registry."""
+    if type(value) in CHOICES.get(SCALAR, {}).values():
+        return SCALAR
     whole = hints.without_none(kind)
     return whole if whole in CHOICES else hints.member(kind, value)
 
@@ -205,6 +211,8 @@ def _union(members: tuple, node: Any, where: str, default: Any) -> Any:
     # A member that YAML cannot hold (an array) leaves the others: float | Array is a
     # mathematical scalar, whose own part decides whether it may be infinite.
     kinds = [m for m in members if _expressible(m)] or members
+    if float in kinds and len(kinds) < len(members) and isinstance(node, dict):
+        return _part(SCALAR, CHOICES.get(SCALAR, {}), node, where, default)
     if float in kinds and len(kinds) < len(members):
         return hints.number(node, where, infinite=True)
     errors = []

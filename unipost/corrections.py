@@ -15,8 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from unipost.batch import Batch, Streams
-from unipost.levels import Level, at_level, given, stream, token_log_ratio
-from unipost.parts import Scalar, concrete, part, require
+from unipost.levels import (
+    Level,
+    at_level,
+    given,
+    of_tokens,
+    stream,
+    token_log_ratio,
+)
+from unipost.parts import Scalar, concrete, in_range, part, require
 from unipost.weights import Truncate, Weight
 
 Array = jax.Array
@@ -116,10 +123,13 @@ class TopEntropy(Correction):
     """1 for the `share` of the logical batch's tokens with the highest entropy, else 0.
 
     The quantile interpolates linearly (as numpy's) over the unmasked tokens of the
-    logical batch; a token at the threshold is kept. Source: 2506.01939.
+    logical batch; a token at the threshold is kept. Source: 2506.01939. `of`
+    off_policy: of the tokens flagged `batch.off_policy`, the others are all kept
+    (Prefix-RFT, 2507.01679; its code takes the share of every microbatch).
     """
 
     share: Scalar
+    of: Literal["all", "off_policy"] = "all"
 
     def __post_init__(self):
         known = concrete(self.share)
@@ -129,13 +139,50 @@ class TopEntropy(Correction):
 
     @property
     def needs(self):
-        return frozenset({"current_entropy"})
+        flags = {"off_policy"} if self.of == "off_policy" else set()
+        return frozenset({"current_entropy"} | flags)
 
     def __call__(self, batch, signal, streams):
-        entropy = given(batch, "current_entropy")
-        kept = jnp.where(batch.mask > 0, entropy, jnp.nan)
-        threshold = jnp.nanquantile(kept, 1.0 - self.share)
-        return (entropy >= threshold).astype(entropy.dtype)
+        entropy, counted = given(batch, "current_entropy"), batch.mask > 0
+        if self.of == "off_policy":
+            counted = counted & of_tokens(given(batch, "off_policy") > 0)
+        ranked = jnp.where(counted, entropy, jnp.nan)
+        kept = entropy >= jnp.nanquantile(ranked, 1.0 - self.share)
+        kept = kept | ~counted if self.of == "off_policy" else kept
+        return kept.astype(entropy.dtype)
+
+
+@part
+class EntropyWeight(Correction):
+    """scale e^(slope H) of a row, H = mean_t entropy of its tokens, detached: SRFT.
+
+    slope < 0 trusts demonstrations less where the policy is uncertain. `rows`
+    positive: of rows with A > 0, the others keep 1. Source: 2506.19767.
+    """
+
+    scale: Scalar = 0.5
+    slope: Scalar = -1.0
+    rows: Literal["all", "positive"] = "all"
+    local: ClassVar[bool] = True
+
+    def __post_init__(self):
+        in_range("entropy_weight.scale", self.scale, 0.0, what="is not positive")
+        known = concrete(self.slope)
+        ok = known is None or (math.isfinite(known) and known != 0.0)
+        what = "is no slope; write a number other than 0"
+        require("entropy_weight.slope", self.slope, ok, what)
+
+    @property
+    def needs(self):
+        return frozenset({"entropy"})
+
+    def __call__(self, batch, signal, streams):
+        entropy = jnp.where(batch.mask > 0, stream(streams, "entropy"), 0.0)
+        mean = at_level(entropy, batch.mask, "sequence_mean")[..., None]
+        weight = self.scale * jnp.exp(self.slope * mean)
+        if self.rows == "positive":
+            weight = jnp.where(signal > 0, weight, 1.0)
+        return jnp.broadcast_to(weight, signal.shape)
 
 
 @part
@@ -172,5 +219,6 @@ CORRECTIONS = {
     "given_weight": GivenWeight,
     "stale_mask": StaleMask,
     "top_entropy": TopEntropy,
+    "entropy_weight": EntropyWeight,
     "confidence": Confidence,
 }

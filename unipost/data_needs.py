@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unipost.choices import SIGNALS
-from unipost.corrections import SamplerCorrection
+from unipost.mixed_groups import OwnRows
 from unipost.objective import OWN, Objective
 from unipost.objectives import AnyObjective, terms
 from unipost.signals import Desirability, Ones, Preference, Zeros
@@ -19,51 +19,62 @@ SOURCES = {
     "preferences": "preferences or sampled_preferences",
     "labels": "labelled",
     "rewards": "rollouts",
-    "rewards+demonstrations": "rollouts with demonstrations: 1",
+    "rewards+replay": "rollouts with guidance: [replay]",
+    "rewards+demonstrations": "rollouts with guidance: [demonstration]",
 }
 """What a source gives -> the source to write."""
 
 ABSENT = {
-    "values": "a critic's values, and no critic is trained; write grpo, or "
-    "reinforce_pp for returns per token",
+    "values": "a critic's values; write critic: {optimizer: ...}, or reinforce_pp for "
+    "returns per token without one",
     "advantage": "advantages computed elsewhere; write a signal of rewards, such as "
     "z_score",
     "importance": "weights computed elsewhere; write sampler_correction",
-    "components": "several rewards per response; write one reward that adds them up",
+    "components": "several rewards per response; write reward: {name: sum, parts: ...}",
     "baseline": "the reward of a greedy response; write signal: leave_one_out",
     "reference_rewards": "rewards of the reference's own responses; write signal: mean",
     "text": "the tokens of the prompt too; write on: response",
-    "steps": "step rewards and where steps end; write supervision: outcome",
+    "steps": "step rewards and where steps end; write data.supervision: process, or "
+    "supervision: outcome in the signal",
     "behavior": "the sampler's log-probs; write rollouts, which sample as they train, "
     "with a sampler that tells them",
-    "off_policy": "groups with demonstrations; write rollouts with demonstrations: 1",
+    "off_policy": "groups with demonstrations; write guidance: [demonstration]",
     "rewards": "rewards; write rollouts",
 }
 """Fields that no source gives, or not this one: what they are, what to write."""
 UNKNOWN = "which no source gives; write a source whose `fields` name it"
 
 
-def check_data(objective: AnyObjective, data: Source, minibatches: int = 1) -> None:
+def check_data(
+    objective: AnyObjective,
+    data: Source,
+    minibatches: int = 1,
+    filled: frozenset[str] = frozenset(),
+) -> None:
     """Refuse data that the objective would misread, ignore or miss.
 
     A signal of one's own decides for itself what rewards mean; it is only told what is
-    missing. Raises ValueError, one line.
+    missing. `filled` are fields of `Batch` that a run fills beside the data, such as a
+    critic's values. Raises ValueError, one line.
     """
     if data.gives not in FIELDS:
         raise ValueError(
             f"data: gives {data.gives}; a source gives one of {', '.join(FIELDS)}"
         )
-    needs = objective.needs - OWN - TRAINING - data.fields
+    needs = objective.needs - OWN - TRAINING - data.fields - filled
     _refuse_missing(needs.difference(*FIELDS.values()))
     wanted = _wanted(objective)
     if wanted is not None and data.gives not in wanted:
-        follows = " or ".join(x for x in SOURCES if x in wanted)
-        write = " or ".join(SOURCES[x] for x in SOURCES if x in wanted)
+        # replay is never the only thing wanted
+        known = [x for x in SOURCES if x in wanted and x != "rewards+replay"]
+        follows = " or ".join(known)
+        write = " or ".join(SOURCES[x] for x in known)
         raise ValueError(
             f"data: gives {data.gives}, the objective follows {follows}; write {write}"
         )
     _refuse_missing(needs)
-    _check_corrections(objective, data.gives)
+    _check_behavior(objective, data)
+    _check_steps(objective, data)
     if "mismatched" in objective.needs and data.prompts // minibatches < 2:
         raise ValueError(
             f"data.prompts: {data.prompts} in {minibatches} minibatches; the reference "
@@ -76,16 +87,31 @@ def _refuse_missing(names: frozenset[str]) -> None:
         raise ValueError(f"objective: needs batch.{name}, {ABSENT.get(name, UNKNOWN)}")
 
 
-def _check_corrections(objective: AnyObjective, gives: str) -> None:
-    if gives != "rewards+demonstrations":
+def _check_behavior(objective: AnyObjective, data: Source) -> None:
+    """Refuse a ratio to the behaviour where it is not known: it would be NaN."""
+    if not data.unknown_behavior:
         return
     for term in terms(objective):
-        parts = term.corrections if isinstance(term, Objective) else ()
-        if any(isinstance(part, SamplerCorrection) for part in parts):
+        if not isinstance(term, Objective) or isinstance(term.signal, OwnRows):
+            continue
+        where = "anchor" if term.off_policy is None else "off_policy.anchor"
+        score = term if term.off_policy is None else term.off_policy
+        if score.anchor == "behavior":
             raise ValueError(
-                "objective.corrections: sampler_correction on demonstrations, whose "
-                "sampler's log-probs are not known; leave it out"
+                f"objective.{where}: behavior, but nobody knows at which log-probs the "
+                "demonstrations were written; write none (probability 1), or "
+                "guidance: [{name: demonstration, behavior: FOLDER}]"
             )
+
+
+def _check_steps(objective: AnyObjective, data: Source) -> None:
+    """Refuse rewards of steps for an objective that reads one per response."""
+    if "steps" in data.fields and "steps" not in objective.needs:
+        raise ValueError(
+            "data.supervision: process gives rewards of steps, the objective reads one "
+            "per response; write supervision: process in its signal too, or "
+            "data.supervision: outcome"
+        )
 
 
 def _wanted(objective: AnyObjective) -> frozenset[str] | None:
@@ -110,7 +136,7 @@ def _of_term(term: Objective | Vocabulary) -> frozenset[str] | None:
     if isinstance(term, Gem):
         return frozenset({"demonstrations"})
     if isinstance(term, Distillation):  # on given responses, or on its own
-        return frozenset({"demonstrations", "rewards"})
+        return frozenset({"demonstrations", "rewards", "rewards+replay"})
     if isinstance(term, Vocabulary) or type(term.signal) not in SIGNALS.values():
         return None
     if isinstance(term.signal, Zeros):
@@ -118,8 +144,9 @@ def _of_term(term: Objective | Vocabulary) -> frozenset[str] | None:
     if isinstance(term.signal, Preference):
         return frozenset({"preferences"})
     if isinstance(term.signal, Desirability):
-        return frozenset({"labels", "preferences", "rewards"})
+        return frozenset({"labels", "preferences", "rewards", "rewards+replay"})
+    if "off_policy" in term.needs:
+        return frozenset({"rewards+demonstrations", "rewards+replay"})
     if isinstance(term.signal, Ones):
         return frozenset({"demonstrations"})
-    mixed = term.off_policy is not None
-    return frozenset({"rewards+demonstrations" if mixed else "rewards"})
+    return frozenset({"rewards", "rewards+replay"})

@@ -14,6 +14,7 @@ from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
 from unipost.packing_checks import check_budget
 from unipost.reference_cache import check_cache
+from unipost.scalar.critic import Critic, check_critic
 from unipost.sources import Source
 from unipost.update import REFERENCE
 from unipost.vocabulary import Distillation
@@ -40,6 +41,7 @@ class Experiment:
                   once and shared by runs; None: computed at every step
     packed_length  tokens of a row that several texts share, so that padding costs
                   nothing; None: a row per text
+    critic        the value model of an objective with gae (PPO), trained beside the model
     lora          low-rank adapter that is trained in place of the model
     compute       dtype of products, what is recomputed, which attention
     """
@@ -60,6 +62,7 @@ class Experiment:
     reference: str | None = None
     reference_cache: str | None = None
     packed_length: int | None = None
+    critic: Critic | None = None
     lora: LoRA | None = None
     compute: Compute = Compute()
 
@@ -78,7 +81,8 @@ class Experiment:
                 f"minibatches x {self.microbatches} microbatches"
             )
         check_staleness(self.data, self.staleness, self.sync_every)
-        check_data(self.objective, self.data, self.minibatches)
+        filled = check_critic(self.objective, self.critic, self.data)
+        check_data(self.objective, self.data, self.minibatches, filled)
         _check_reference(self.objective, self.reference, self.model)
         check_cache(self.objective, self.data, self.reference_cache)
 

@@ -18,13 +18,13 @@ from unipost.objective import Objective
 from unipost.objectives import OBJECTIVES, AnyObjective
 from unipost.optimizers import OPTIMIZERS, SCHEDULES
 from unipost.pair_links import PAIR_LINKS, PairLink
-from unipost.parts import concrete
+from unipost.parts import Varying, concrete
 from unipost.penalties import Estimator
 from unipost.presets import FAMILIES, PRESETS
 from unipost.ratios import RATIOS
 from unipost.reference_points import REFERENCE_POINTS
 from unipost.rewards import REWARDS
-from unipost.rollouts import SOURCES
+from unipost.rollouts import GROUPS, GUIDANCE, ORDERS, SOURCES
 from unipost.sampling import SAMPLERS
 from unipost.vocabulary import Distillation
 from unipost.weights import WEIGHTS
@@ -34,7 +34,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "f_sft": {"divergence": DIVERGENCES["pearson_chi2"]()},
     "f_dpo": {"divergence": DIVERGENCES["jensen_shannon"]()},
     "dr_grpo": {"max_length": 1024.0},
-    "luffy": {"max_length": 1024.0},
+    **{x: {"max_length": 1024.0} for x in ("luffy", "rl_sft", "srft", "hpt")},
 }
 
 # what is no preset but has a name in a config
@@ -56,6 +56,9 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "schedules": SCHEDULES,
     "sources": SOURCES,
     "samplers": SAMPLERS,
+    "guidance": GUIDANCE,
+    "groups": GROUPS,
+    "orders": ORDERS,
     "rewards": REWARDS,
 }
 
@@ -108,7 +111,7 @@ def _rows(name: str, objective: AnyObjective) -> list[list[str]]:
     if isinstance(objective, Mixture):
         heads = [f"`{name}`:", *["+"] * (len(objective.terms) - 1)]
         triples = zip(heads, objective.weights, objective.terms, strict=True)
-        return [_row(f"{h} {concrete(w):g} x", term) for h, w, term in triples]
+        return [_row(f"{h} {_number(w)} x", term) for h, w, term in triples]
     if isinstance(objective, Objective):
         return [_row(f"`{name}`", objective)]
     anchor, slope = "-", "-"
@@ -117,6 +120,14 @@ def _rows(name: str, objective: AnyObjective) -> list[list[str]]:
     aggregation = _snake(objective.aggregation, AGGREGATIONS)
     link = "whole vocabulary"
     return [[f"`{name}`", anchor, slope, link, "-", "token", "-", aggregation]]
+
+
+def _number(value: Any) -> str:
+    """A number, or what it goes to from what."""
+    if isinstance(value, Varying):
+        end, start = (_number(x) for x in value.ends()[:2])
+        return f"({start} to {end})"
+    return f"{concrete(value):g}"
 
 
 def _row(name: str, objective: Objective) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from unipost.loading import Model
 from unipost.objectives import AnyObjective
 from unipost.placement import beside
 from unipost.runs import JsonLines
+from unipost.scalar.critic import OpenCritic, targets
 from unipost.sources import Experience, Stream
 from unipost.step_lines import StepLines
 from unipost.update import (
@@ -50,6 +52,7 @@ class Loop:
     reference: Model | None
     stream: Stream
     first: Any
+    critic: OpenCritic | None = None
 
     def run(self, store: Store | None, title: str):
         """All steps that are left: (parameters after the last, time of the first)."""
@@ -78,6 +81,8 @@ class Loop:
                 display.update(now, numbers.shown, told)
         for file in files:
             file.close()
+        if self.critic is not None:
+            self.critic.save(self.folder / "critic", carried.critic)
         return self._whole(carried.state), numbers.first
 
     def _whole(self, state: State) -> Any:
@@ -92,15 +97,19 @@ class Loop:
         experiment = self.experiment
         inner = experiment.optimizer.init(self.first)
         counter = beside(jnp.zeros((), jnp.int32), self.first)
-        carried = Carried(State(self.first, inner, counter))
+        critic = None if self.critic is None else self.critic.init()
+        carried = Carried(State(self.first, inner, counter), critic)
         plan = Plan(experiment.staleness, experiment.sync_every)
         done, kept, held = 0, None, None
         if store is not None and store.latest is not None:
             like = {"state": carried.state}
             if plan.holds:
                 like["held"] = carried.state.params
+            if critic is not None:
+                like["critic"] = critic
             done, found, kept = store.restore(like)
-            carried, held = Carried(found["state"]), found.get("held")
+            carried = Carried(found["state"], found.get("critic"))
+            held = found.get("held")
 
         def whole(params):
             return with_trained(self._frozen, params)
@@ -132,11 +141,15 @@ class Loop:
         every = evaluation.every
         return step == last or (every is not None and step % every == 0)
 
-    def _prepared(self, objective: AnyObjective, state: State, drawn: Experience):
-        """(rows, batch, signal) of a step, before its updates."""
+    def _prepared(self, objective: AnyObjective, carried: Carried, drawn: Experience):
+        """(rows, batch, signal, returns) of a step before its updates, and numbers.
+
+        The signal is None where the one update takes it itself, the returns are without
+        a critic.
+        """
         experiment, policy = self.experiment, self.model.policy
         pieces = experiment.minibatches
-        params, cuts = self._whole(state), pieces * experiment.microbatches
+        params, cuts = self._whole(carried.state), pieces * experiment.microbatches
         judge = self.reference
         rows, batch = drawn.rows, drawn.batch
         if experiment.packed_length is not None:
@@ -152,17 +165,22 @@ class Loop:
             microbatches=cuts,
             minibatches=pieces,
         )
-        if pieces * experiment.inner_epochs == 1:  # the update takes the signal itself
-            return rows, batch, None
-        signal = advantage(policy, objective, params, rows, batch, cuts, pieces)
-        return rows, batch, signal
+        signal = returns = None
+        numbers = {}
+        if self.critic is not None:
+            values = self.critic.values(carried.critic, rows, cuts)
+            batch = dataclasses.replace(batch, values=values)
+            returns, numbers = targets(objective, batch)
+        if pieces * experiment.inner_epochs > 1:
+            signal = advantage(policy, objective, params, rows, batch, cuts, pieces)
+        return (rows, batch, signal, returns), numbers
 
     def _step(self, carried: Carried, step: int, ahead: Ahead):
         """Draw a batch and take its optimiser steps: (carried, metrics, tokens)."""
-        experiment, state = self.experiment, carried.state
+        experiment, state, critic = self.experiment, carried.state, carried.critic
         objective, pieces = experiment.objective, experiment.minibatches
         drawn = ahead.take(step, state.params, experiment.steps - 1)
-        whole = self._prepared(objective, state, drawn)
+        whole, numbers = self._prepared(objective, carried, drawn)
         updates = experiment.inner_epochs * pieces
         total = jnp.asarray(experiment.steps * updates)
         parts = []
@@ -179,16 +197,21 @@ class Loop:
                 part[2],
                 self._frozen,
             )
+            if self.critic is not None:
+                rows, batch, _, returns = part
+                some = rows, batch, returns, experiment.microbatches
+                critic, others = self.critic.update(critic, *some, total)
+                metrics |= others
             parts.append(metrics)
         mean = parts[0]
         if updates > 1:
             mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)
         # counted on the device, which the host must not wait for here
         tokens = whole[0].response_mask.sum() * experiment.inner_epochs
-        return carried._replace(state=state), drawn.metrics | mean, tokens
+        return Carried(state, critic), drawn.metrics | numbers | mean, tokens
 
 
 def saved(carried: Carried, ahead: Ahead) -> dict[str, Any]:
     """The arrays of a checkpoint: what is carried, and the sampler's parameters."""
-    items = {"state": carried.state, "held": ahead.held}
+    items = {"state": carried.state, "held": ahead.held, "critic": carried.critic}
     return {name: tree for name, tree in items.items() if tree is not None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from unipost.annealed import Annealed, at_first_step
@@ -63,7 +65,8 @@ class Mixture:
     @at_first_step
     def loss(self, logps: Array | Streams, prepared: tuple[Prepared, ...]):
         """(loss, metrics) of a prepared batch or of any slice of it along P."""
-        total, metrics = 0.0, {}
+        total: Any = 0.0
+        metrics = {}
         rows = zip(self.terms, self.weights, prepared, strict=True)
         for k, (term, weight, piece) in enumerate(rows):
             loss, numbers = term.loss(logps, piece)

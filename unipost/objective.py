@@ -131,6 +131,8 @@ class Objective(Score):
         """
         return jax.lax.stop_gradient(self.signal(self._rewarded(batch)))
 
+    @at_first_step
+    @at_first_step
     def returns(self, batch: Batch) -> Array:
         """What a critic regresses on [P, G, T]: the returns of the signal's own GAE.
 

@@ -68,8 +68,9 @@ def part(cls: C) -> C:
     transformation skips `__post_init__`, so checks run once, where the part is made. A
     number that varies is checked at its ends, by making the part with each of them.
     """
-    if "__post_init__" in vars(cls):
-        setattr(cls, "__post_init__", _at_ends(vars(cls)["__post_init__"]))
+    check = "__post_init__"
+    if check in vars(cls):
+        setattr(cls, check, _at_ends(vars(cls)[check]))
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(cls)
     hints = get_type_hints(cls)
@@ -125,7 +126,8 @@ def require(where: str, value: Any, ok: bool | None, what: str) -> None:
     `ok` is evaluated by the caller on `concrete(value)`; traced values pass, because
     their range is not known while a function is being compiled.
     """
-    if value is None or isinstance(value, str):
+    other = dataclasses.is_dataclass(value) and not isinstance(value, Varying)
+    if value is None or isinstance(value, str) or other:
         raise ValueError(f"{where}: {value!r} is not a number")
     known = concrete(value)
     if known is not None and (math.isnan(known) or not ok):

@@ -202,14 +202,14 @@ def _mean(x, valid, axis):
     return jnp.where(valid, x, 0.0).sum(axis, keepdims=True) / count
 
 
-def _centred(x, valid, axis):
+def centred(x, valid, axis):
     """x - mean over the valid entries; exactly 0 where all of them are equal."""
     top = jnp.where(valid, x, -jnp.inf).max(axis, keepdims=True)
     low = jnp.where(valid, x, jnp.inf).min(axis, keepdims=True)
     return jnp.where(valid & (top > low), x - _mean(x, valid, axis), 0.0)
 
 
-def _or_raw(advantage, rewards, valid, alone: Alone):
+def or_raw(advantage, rewards, valid, alone: Alone):
     """`advantage`, or the reward itself where the group has one scored row."""
     if alone == "zero":
         return advantage
@@ -217,16 +217,16 @@ def _or_raw(advantage, rewards, valid, alone: Alone):
     return jnp.where(single, rewards, advantage)
 
 
-def _std(centred, valid, axis, ddof):
+def _std(gap, valid, axis, ddof):
     free = jnp.maximum(valid.sum(axis, keepdims=True) - ddof, 1)
-    squares = jnp.where(valid, centred, 0.0) ** 2
+    squares = jnp.where(valid, gap, 0.0) ** 2
     return jnp.sqrt(squares.sum(axis, keepdims=True) / free)
 
 
-def _scaled(centred, std, eps):
-    # eps may be 0: equal rewards have centred = 0 and stay 0
+def _scaled(gap, std, eps):
+    # eps may be 0: equal rewards have gap 0 and stay 0
     flat = std <= 0
-    return jnp.where(flat, 0.0, centred / jnp.where(flat, 1.0, std + eps))
+    return jnp.where(flat, 0.0, gap / jnp.where(flat, 1.0, std + eps))
 
 
 @part
@@ -250,7 +250,7 @@ class Mean(Advantage):
     alone: Alone = "zero"
 
     def _normalise(self, rewards, valid):
-        return _or_raw(_centred(rewards, valid, -1), rewards, valid, self.alone)
+        return or_raw(centred(rewards, valid, -1), rewards, valid, self.alone)
 
 
 @part
@@ -269,8 +269,8 @@ class LeaveOneOut(Advantage):
 
     def _normalise(self, rewards, valid):
         n = valid.sum(-1, keepdims=True)
-        advantage = _centred(rewards, valid, -1) * n / jnp.maximum(n - 1, 1)
-        return _or_raw(advantage, rewards, valid, self.alone)
+        advantage = centred(rewards, valid, -1) * n / jnp.maximum(n - 1, 1)
+        return or_raw(advantage, rewards, valid, self.alone)
 
 
 @part
@@ -290,9 +290,9 @@ class ZScore(Advantage):
         _check_scale("z_score", self.ddof, self.eps)
 
     def _normalise(self, rewards, valid):
-        centred = _centred(rewards, valid, -1)
-        scaled = _scaled(centred, _std(centred, valid, -1, self.ddof), self.eps)
-        return _or_raw(scaled, rewards / (1.0 + self.eps), valid, self.alone)
+        gap = centred(rewards, valid, -1)
+        scaled = _scaled(gap, _std(gap, valid, -1, self.ddof), self.eps)
+        return or_raw(scaled, rewards / (1.0 + self.eps), valid, self.alone)
 
 
 @part
@@ -312,10 +312,10 @@ class BatchZScore(Advantage):
         _check_scale("batch_z_score", self.ddof, self.eps)
 
     def _normalise(self, rewards, valid):
-        whole = _centred(rewards, valid, (-2, -1))
+        whole = centred(rewards, valid, (-2, -1))
         std = _std(whole, valid, (-2, -1), self.ddof)
-        centred = whole if self.center == "batch" else _centred(rewards, valid, -1)
-        return _scaled(centred, std, self.eps)
+        gap = whole if self.center == "batch" else centred(rewards, valid, -1)
+        return _scaled(gap, std, self.eps)
 
 
 def _check_scale(where: str, ddof: int, eps: Scalar) -> None:

@@ -35,6 +35,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "preferences": frozenset({"rewards"}),
     "labels": frozenset({"rewards"}),
     "rewards": frozenset({"rewards", "behavior"}),
+    "rewards+replay": frozenset({"rewards", "behavior", "off_policy"}),
     "rewards+demonstrations": frozenset({"rewards", "behavior", "off_policy"}),
 }
 """What a source gives -> the fields of `Batch` that it fills beside the mask."""
@@ -109,6 +110,11 @@ class Source(ABC):
     def fields(self) -> frozenset[str]:
         """The fields of `Batch` that it fills; a source of one's own may fill more."""
         return FIELDS[self.gives]
+
+    @property
+    def unknown_behavior(self) -> bool:
+        """Whether `batch.behavior` is NaN on some rows, such as demonstrations."""
+        return False
 
     @property
     def varies(self) -> Varies:
@@ -285,6 +291,10 @@ class Mixture(Source):
     @property
     def fields(self) -> frozenset[str]:
         return frozenset.intersection(*(part.fields for part in self.parts))
+
+    @property
+    def unknown_behavior(self) -> bool:
+        return any(part.unknown_behavior for part in self.parts)
 
     @property
     def varies(self) -> Varies:

@@ -25,6 +25,7 @@ from unipost.loop import Loop
 from unipost.packing_checks import check_packing
 from unipost.reference_cache import with_reference
 from unipost.runs import RunError, environment, open_folder, write_atomic
+from unipost.scalar.critic import open_critic
 from unipost.sources import Setting
 from unipost.update import REFERENCE
 
@@ -75,7 +76,11 @@ def train(
     if experiment.packed_length is not None:
         check_packing(experiment.packed_length, experiment.data, model.config, stream)
     first = _first(experiment, model, given)
-    loop = Loop(experiment, folder, model, reference, stream, first)
+    critic = None
+    if experiment.critic is not None:
+        parts = experiment.seed, experiment.compute
+        critic = open_critic(experiment.critic, model, *parts)
+    loop = Loop(experiment, folder, model, reference, stream, first, critic)
     started = time.perf_counter()
     if experiment.checkpoints is None:
         params, timed = loop.run(None, title)
@@ -108,8 +113,12 @@ def _record(experiment: Experiment, folder: Path) -> None:
 
     hashes = {"data": data_hash(experiment.data.paths)}
     places = {"data": experiment.data.path}
-    for name in ("model", "reference"):
-        place = getattr(experiment, name)
+    critic = experiment.critic and experiment.critic.model
+    for name, place in (
+        ("model", experiment.model),
+        ("reference", experiment.reference),
+        ("critic", critic),
+    ):
         if isinstance(place, str):
             base = adapter_base(place)
             parts = [place] if base is None else [place, base]

@@ -113,6 +113,18 @@ class NegativeTruncate(Weight):
 
 
 @part
+class Bernoulli(Weight):
+    """u (1 - u), 0 beyond u = 1: with u = p the variance of taking this token or not.
+
+    Largest at p = 1/2: what the policy knows and what it would never say teach it
+    little. CHORD-phi, 2508.11408.
+    """
+
+    def __call__(self, log_u, signal):
+        return jnp.exp(log_u) * jnp.maximum(-jnp.expm1(log_u), 0.0)
+
+
+@part
 class GammaWeight(Weight):
     """u^k e^(rate (1 - u)), its constants by the sign of A: VESPO. 2602.10693.
 
@@ -153,5 +165,6 @@ WEIGHTS = {
     "mask": Mask,
     "keep": Keep,
     "negative_truncate": NegativeTruncate,
+    "bernoulli": Bernoulli,
     "gamma_weight": GammaWeight,
 }

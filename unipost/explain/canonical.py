@@ -23,6 +23,7 @@ from unipost.classical import (
 from unipost.components import SumThenNormalise
 from unipost.divergence import Divergence
 from unipost.explain.expression import INF
+from unipost.mixed_groups import content
 from unipost.mixture import Mixture
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective
@@ -153,7 +154,7 @@ def _live_bounds(link: Any, signal: Any) -> Any:
     """A clip without the bounds that never bind; none left is no clip."""
     if not exactly(link, links.Clipped):
         return link
-    positive = exactly(signal, signals.Ones, signals.Chosen, Exponential)
+    positive = exactly(content(signal), signals.Ones, signals.Chosen, Exponential)
     if positive:  # A > 0 never meets the lower bound
         link = dataclasses.replace(link, low=INF, dual=None)
     bounds = {concrete(link.low), concrete(link.high)}
@@ -277,5 +278,5 @@ def _token_form_of_gspo(d: Draft) -> None:
 def _one_per_row(signal: signals.Signal) -> bool:
     """Whether the signal is one number for all tokens of a row."""
     outcome = getattr(signal, "supervision", "outcome") == "outcome"
-    known = isinstance(signal, signals.Advantage | signals.Ones)
+    known = isinstance(content(signal), signals.Advantage | signals.Ones)
     return known and outcome and not signal.token_rewards

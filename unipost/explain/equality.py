@@ -128,7 +128,7 @@ def _same(a: Any, b: Any) -> bool:
     x, y = (None if _text(v) else concrete(v) for v in (a, b))
     if x is not None and y is not None:
         return math.isclose(x, y, rel_tol=1e-9)
-    if hasattr(a, "shape") or hasattr(b, "shape"):
+    if hasattr(a, "ndim") or hasattr(b, "ndim"):
         return a is b
     return a == b
 

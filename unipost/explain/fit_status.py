@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from unipost import links, pair_links
 from unipost.advantages import Exponential
 from unipost.classical import PearsonChi2, ReverseKL, TotalVariation
+from unipost.mixed_groups import DemonstrationRows, content
 from unipost.objective import Objective
 from unipost.parametric import Alpha, Shaping, UnitCurvature
 from unipost.parts import concrete
@@ -31,12 +32,15 @@ class Status(NamedTuple):
 
 def fit_status(objective: Objective) -> Iterator[Status]:
     """The lines about the link's loss."""
-    if isinstance(objective.signal, Zeros):
+    signal = content(objective.signal)
+    if isinstance(signal, Zeros):
         return
     if isinstance(objective.link, pair_links.PairLink):
         yield from _pair(objective, objective.link)
-    elif isinstance(objective.signal, Ones | Chosen):
+    elif isinstance(signal, Ones | Chosen):
         yield from _demonstrations(objective)
+    elif isinstance(objective.signal, DemonstrationRows):
+        yield from _off_policy(objective)
     else:
         yield from _rewards(objective)
         if objective.off_policy is not None:

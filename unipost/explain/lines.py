@@ -12,6 +12,7 @@ from unipost.explain.expression import latex as spelled
 from unipost.explain.links import Definition, LinkFormula, of_link
 from unipost.explain.spelling import prose
 from unipost.links import Weighted
+from unipost.mixed_groups import content
 from unipost.objective import Objective
 from unipost.pair_links import MarginLink, PairLink
 from unipost.parts import concrete
@@ -112,7 +113,7 @@ def _linked(score: Score, signal: Expression) -> tuple[LinkFormula, Statement | 
 
 
 def _signal(objective: Objective) -> Expression:
-    one = isinstance(objective.signal, Ones | Chosen)
+    one = isinstance(content(objective.signal), Ones | Chosen)
     return formula("1" if one else "A")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from unipost.annealed import annealed_numbers
 from unipost.explain.equality import equals
 from unipost.explain.expression import formula
 from unipost.explain.lines import Statement, objective_lines, vocabulary_lines
@@ -24,6 +25,7 @@ def explain(objective: AnyObjective) -> str:
     signal, aggregation   A, and the loss L of the batch; penalty and others in between
     GC     the coefficient, grad L = -sum_it w_it GC_it grad log pi(y_t | s_t)
     status what is exact, gradient-equal, conditional or biased (see `status`)
+    annealed  numbers that change from step to step
     zero   where value or gradient are 0, or are not
     is     the presets it equals, or the nearest one and what differs (see `equals`)
     reads  the streams and arrays of the batch
@@ -73,6 +75,8 @@ def _rows(objective: AnyObjective) -> Iterator[tuple[str, str, int]]:
     """(name, text, indent of what is wrapped); a repeated name is left out."""
     for statement in statements(objective):
         yield statement.name, statement.text(), 0
+    for path, number in annealed_numbers(objective).items():
+        yield "annealed", f"{path}: {number}", 0
     labelled = [f"{s.label:<12}{s.about}: {s.line}" for s in status(objective)]
     for name, lines, hang in (
         ("status", labelled, 12),

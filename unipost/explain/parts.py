@@ -9,7 +9,15 @@ from __future__ import annotations
 import inspect
 from typing import Any, NamedTuple
 
-from unipost import advantages, aggregation, baselines, corrections, signals, weights
+from unipost import (
+    advantages,
+    aggregation,
+    baselines,
+    corrections,
+    mixed_groups,
+    signals,
+    weights,
+)
 from unipost.components import SumThenNormalise
 from unipost.explain.divergences import of_divergence
 from unipost.explain.expression import Expression, formula, of_part, text
@@ -72,6 +80,10 @@ def of_weight(weight: Weight, v: Expression, anchor: str = "") -> Said:
             return Said(of_part(source + "indicator(v <= cap)", weight, v=v))
         case weights.NegativeTruncate():
             return Said(of_part("min(v, cap) if A < 0 else 1", weight, v=v))
+        case weights.Bernoulli():
+            return Said(
+                formula("v*(1 - v)" if anchor == "none" else "v*max(1 - v, 0)", v=v)
+            )
         case weights.GammaWeight():
             up, down = (f"v**k_{s}*exp(rate_{s}*(1 - v))" for s in ("pos", "neg"))
             return Said(of_part(f"{up} if A >= 0 else {down}", weight, v=v))
@@ -108,11 +120,16 @@ def of_correction(correction: corrections.Correction) -> Said:
             drift = f"mean_t(log({over}/pi))"
             source = f"1 - indicator(A < 0)*indicator({drift} > threshold)"
             return Said(of_part(source, correction))
-        case corrections.TopEntropy(share=share):
+        case corrections.TopEntropy(share=share, of=of):
             kept = text(formula("100*share", share=share))
-            return Said(
-                formula("indicator(H >= H_q)"), f"the {kept} % highest entropies"
-            )
+            where = "; 1 on all others" if of == "off_policy" else ""
+            where = f" of flagged tokens{where}" if where else ""
+            note = f"the {kept} % highest entropies{where}"
+            return Said(formula("indicator(H >= H_q)"), note)
+        case corrections.EntropyWeight(rows=rows):
+            source = "scale*exp(slope*mean_t(H))"
+            source += " if A > 0 else 1" if rows == "positive" else ""
+            return Said(of_part(source, correction), "H the entropy of pi at a token")
         case corrections.Confidence():
             return Said(formula("exp(mean_t(log(pi) - log(sum_v(pi_v**2))))"))
     return own(correction)
@@ -145,6 +162,7 @@ SIGNALS: dict[type[signals.Signal], tuple[str, str]] = {
     advantages.Returns: ("whiten(sum_k(gamma**k*r_k))", "k tokens ahead"),
     advantages.OptimalValue: ("r - tau*log(mean_ref(exp(r/tau)))", ""),
     baselines.LengthWeighted: ("r - sum_G(n*r)/sum_G(n)", "n the lengths"),
+    mixed_groups.Outcome: ("1 if r > above else -1", "unscored 0"),
     baselines.GreedyBaseline: ("r - b", "b the reward of the greedy response"),
 }
 
@@ -173,6 +191,15 @@ def of_signal(signal: signals.Signal) -> Said:
             return said._replace(where=where)
         case baselines.Whitened(signal=inner):
             found = _wrapped("whiten(A_0)", signal, inner)
+        case mixed_groups.OwnRows() | mixed_groups.DemonstrationRows():
+            return _selected(signal)
+        case mixed_groups.SwitchedRows():
+            return _selected(signal)
+        case mixed_groups.HybridMean():
+            found = Said(
+                formula("(r - mean_own(r))/n if flagged else r - mean_own(r)"),
+                "mean_own over the own rows, n the rows that continue a prefix",
+            )
         case _ if type(signal) in SIGNALS:
             source, note = SIGNALS[type(signal)]
             found = Said(of_part(source, signal), note)
@@ -187,6 +214,32 @@ def _wrapped(source: str, signal: signals.Signal, inner: signals.Signal) -> Said
         return Said(of_part(source, signal), f"A_0 {said.note}")
     where = (*said.where, ("A_0", said.expression))
     return Said(of_part(source, signal), said.note, where)
+
+
+ROWS = {
+    mixed_groups.OwnRows: ("own rows", " of groups that pass"),
+    mixed_groups.DemonstrationRows: ("demonstrations", " of groups that fail"),
+    mixed_groups.SwitchedRows: (
+        "own rows of groups that pass",
+        ", else demonstrations",
+    ),
+}
+
+
+def _selected(signal: mixed_groups.Selection) -> Said:
+    """The signal of the rows that are left, and which these are."""
+    said, (rows, groups) = of_signal(signal.signal), ROWS[type(signal)]
+    gate, words = signal.gate, [f"on {rows}"]
+    if gate is not None:
+        above = text(formula("x", x=gate.above))
+        words[0] += f"{groups}: more than {gate.most} own rows with r > {above}"
+    reads = signal.signal.needs & {"rewards", "components"}
+    if reads and getattr(signal, "over", "union") == "union":
+        words.append("G with the demonstrations")
+    elif reads:
+        words.append("G the own rows")
+    note = "" if isinstance(signal.signal, signals.Ones) else said.note
+    return said._replace(note="; ".join(filter(None, [note, *words])))
 
 
 def _summed(signal: SumThenNormalise) -> Expression | None:
@@ -209,6 +262,8 @@ def _details(signal: signals.Signal) -> list[str]:
         found.append(f"ddof {ddof}")
     if getattr(signal, "supervision", "") == "process":
         found.append("step rewards, summed over the steps to come")
+    if getattr(signal, "continuation", "own") == "hybrid":
+        found.append("the continuation r - mean of the n, r itself where n = 1")
     if getattr(signal, "alone", "zero") == "reward":
         found.append("r itself in a group of one")
     return found

@@ -17,6 +17,7 @@ import numpy as np
 from unipost.batch import Batch, Streams
 from unipost.explain.coefficient import check, of_prepared
 from unipost.links import Balance, Contrast, Residual
+from unipost.mixed_groups import Selection, content
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective, terms
 from unipost.pair_links import PairLink
@@ -140,6 +141,13 @@ def _lines(objective: AnyObjective) -> list[tuple[str, float, bool]]:
     found = [term for term in terms(objective) if isinstance(term, Objective)]
     if any(isinstance(term.link, PairLink) for term in found):
         return [("chosen", 1.0, False), ("rejected", -1.0, False)]
+    mixed = [term for term in found if isinstance(term.signal, Selection)]
+    if mixed:
+        return [
+            ("own row, A = 1", 1.0, False),
+            ("own row, A = -1", -1.0, False),
+            ("demonstration, A = 1", 1.0, True),
+        ]
     if all(isinstance(term.signal, Ones | Zeros) for term in found):
         return [("demonstration", 1.0, False)]
     both = [("A = 1", 1.0, False), ("A = -1", -1.0, False)]
@@ -200,7 +208,7 @@ def _batch(row: Array, sign: Array, anchors: dict[str, Array], off: bool) -> Bat
 def _signal(term: Any, sign: Array) -> Array | None:
     """A as it is asked for; None for a signal that follows from the labels."""
     labels = Ones | Chosen | Preference | Desirability | Zeros
-    return None if isinstance(term.signal, labels) else sign
+    return None if isinstance(content(term.signal), labels) else sign
 
 
 def _vocabulary_panel(objective: Vocabulary, over: str, label: str) -> Panel:

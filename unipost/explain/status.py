@@ -20,6 +20,7 @@ from unipost.aggregation import Constant, Scaled, SequenceMean, SequenceSum, Tok
 from unipost.classical import PearsonChi2, ReverseKL
 from unipost.components import SumThenNormalise
 from unipost.explain.fit_status import Status, fit_status
+from unipost.mixed_groups import HybridMean, Outcome, content
 from unipost.mixture import Mixture
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective
@@ -50,7 +51,7 @@ def _lines(objective: AnyObjective) -> Iterator[Status]:
     elif isinstance(objective, Objective):
         yield from fit_status(objective)
         if _policy_gradient(objective):
-            yield from _signal(objective.signal)
+            yield from _signal(content(objective.signal))
             yield from _aggregation(objective)
         for correction in objective.corrections:
             yield from _correction(correction)
@@ -79,7 +80,7 @@ def _vocabulary(objective: Any) -> Iterator[Status]:
 def _policy_gradient(objective: Objective) -> bool:
     """Whether the fit is an advantage times something of log pi."""
     given = (signals.Ones, signals.Preference, signals.Zeros, signals.Desirability)
-    if isinstance(objective.signal, (*given, advantages.Exponential)):
+    if isinstance(content(objective.signal), (*given, advantages.Exponential)):
         return False
     others = (links.Residual, links.Balance, links.Contrast, links.Gain)
     return not isinstance(objective.link, (PairLink, *others))
@@ -95,6 +96,12 @@ def _signal(signal: signals.Signal) -> Iterator[Status]:
             yield Status("biased", "advantage", line)
         case signals.BatchZScore() | advantages.Standardised():
             line = "1/std of the batch scales the step; no single objective"
+            yield Status("biased", "advantage", line)
+        case Outcome():
+            line = "no baseline: r = 1 and -1, of higher variance"
+            yield Status("exact", "advantage", line)
+        case HybridMean():
+            line = "another baseline on a prefix than on what the policy sampled"
             yield Status("biased", "advantage", line)
         case signals.Mean():
             line = "a row in its own mean: (1 - 1/G) times the policy gradient"
@@ -158,6 +165,9 @@ def _correction(correction: corrections.Correction) -> Iterator[Status]:
             yield Status("conditional", "correction", "as good as the weights given")
         case corrections.StaleMask() | corrections.TopEntropy():
             line = "leaves tokens or rows out: the gradient of the rest"
+            yield Status("biased", "correction", line)
+        case corrections.EntropyWeight():
+            line = "weighs rows by the policy's own entropy: other rows than the data's"
             yield Status("biased", "correction", line)
         case corrections.Confidence():
             line = "weighs pairs by how likely the policy would write them"

@@ -14,6 +14,7 @@ from unipost.aggregation import SequenceMean, TokenMean
 from unipost.batch import Batch, Prepared, Streams
 from unipost.components import NormaliseThenSum, SumThenNormalise
 from unipost.explain.spelling import number_text
+from unipost.mixed_groups import content
 from unipost.mixture import Mixture
 from unipost.objective import Objective, at_present
 from unipost.objectives import AnyObjective
@@ -51,7 +52,7 @@ def _of_parts(o: Objective) -> Iterator[str]:
         yield _pair_start(link, o)
     elif (start := _start(o)) is not None:
         yield start
-    demonstrated = isinstance(o.signal, signals.Ones | signals.Chosen)
+    demonstrated = isinstance(content(o.signal), signals.Ones | signals.Chosen)
     if isinstance(link, links.Clipped) and (where := _clipped(link, demonstrated)):
         yield f"no gradient from the link where {where}"
     if isinstance(link, PROPORTIONAL) and _flat_is_zero(o.signal):
@@ -66,7 +67,7 @@ def _of_parts(o: Objective) -> Iterator[str]:
 def _start(o: Objective) -> str | None:
     """The value of a pointwise link where the policy is still its anchor."""
     link, where = o.link, f"where policy = {o.anchor}"
-    demonstrated = isinstance(o.signal, signals.Ones | signals.Chosen)
+    demonstrated = isinstance(content(o.signal), signals.Ones | signals.Chosen)
     mean = isinstance(o.aggregation, TokenMean | SequenceMean)
     if isinstance(link, links.Gain):
         return "half of mean |A| where z = 0; the gradient fades on both sides"
@@ -75,6 +76,8 @@ def _start(o: Objective) -> str | None:
         return only if o.divergence.centred else None
     if isinstance(link, RATIO) and demonstrated:
         return f"-1 {where}" if mean and not o.corrections else None
+    if isinstance(link, RATIO) and o.anchor == "none":
+        return None  # a probability, which never was the anchor's
     if isinstance(link, RATIO):
         where = "always" if o.anchor == "self" else where
         where += " (on-policy rows)" if o.off_policy is not None else ""
@@ -139,6 +142,7 @@ def _flat_is_zero(signal: signals.Signal) -> bool:
 
 
 def _inner(signal: signals.Signal) -> signals.Signal:
+    signal = content(signal)
     return signal.advantage if isinstance(signal, SumThenNormalise) else signal
 
 

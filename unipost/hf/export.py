@@ -149,7 +149,7 @@ def named_tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the checkpoint with its name, in host memory, one at a time.
 
-    In the order of `tensor_shapes`, each made when it is asked for. Parameters that
+    In the order of `pieces`, each made when it is asked for. Parameters that
     are `Adapted` are merged.
     """
     return _tensors(pieces(config), params, dtype)

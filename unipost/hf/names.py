@@ -192,13 +192,6 @@ def _experts(
                 yield _piece(config, path, index, name, both, (expert, halves[part]))
 
 
-def tensor_shapes(
-    config: ModelConfig, stored: Collection[str] = ()
-) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of the checkpoint, by name, in the order of `pieces`."""
-    return {piece.tensor: piece.shape for piece in pieces(config, stored)}
-
-
 def fused(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
     """Groups of projections that the checkpoint stores as one matrix."""
     return tuple(FUSED.get(config.family, {}).values())

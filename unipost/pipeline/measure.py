@@ -47,9 +47,7 @@ def _evaluate(run: Run, evaluation: Evaluation) -> Report:
     else:
         model = load_model(settings.model, SEED)
     first = model if evaluation.distance is None else _first(run)
-    evaluator = Evaluator(
-        evaluation, model.policy, model.tokenizer, first.params, SEED
-    )
+    evaluator = Evaluator(evaluation, model.policy, model.tokenizer, first.params, SEED)
     return evaluator(model.params, objective)
 
 

@@ -87,7 +87,9 @@ def _read(source: Any, kind: Kind, tokenizer: Tokenizer) -> None:
     """Read and tokenise a file, unless an earlier stage has yet to write it."""
     if references(source.path):
         return
-    bad, on = source.on_bad_row, getattr(source, "train_on", "last")
+    bad, on = source.on_bad_row, "last"
+    if isinstance(source, Demonstrations):
+        on = source.train_on
     rows = read_rows(source.path, kind, source.columns, bad, tokenizer, on).rows
     response = getattr(source, "response_length", 1)
     encode_rows(tokenizer, rows, source.prompt_length, response, source.too_long)

@@ -77,8 +77,8 @@ class Run:
         before it shows here.
         """
         files = {path: _content(path) for path in outside(self.stage)}
-        stages = {f"{{{n}}}": self.read(n).identity() for n in self.stage.reads.values()}
-        return files | stages
+        before = {name: self.read(name) for name in self.stage.reads.values()}
+        return files | {f"{{{n}}}": run.identity() for n, run in before.items()}
 
     def made(self) -> dict[str, str]:
         """{earlier stage it reads: a digest of what is there of it}, if finished.

@@ -27,7 +27,7 @@ def write_summary(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
     Equal bytes for equal runs: wall times stay in each stage's done.json.
     """
     stages = {name: _row(own) for name, own in _by_stage(runs).items()}
-    found = {"stages": stages}
+    found: dict[str, Any] = {"stages": stages}
     if runs[0].pipeline.comparisons:
         found["comparisons"] = _comparisons(runs)
     write_atomic(folder / "summary.json", json.dumps(found, indent=1) + "\n")

@@ -17,13 +17,20 @@ from unipost.presets.demonstrations import f_sft as f_sft
 from unipost.presets.demonstrations import iw_sft as iw_sft
 from unipost.presets.demonstrations import psft as psft
 from unipost.presets.demonstrations import sft as sft
+from unipost.presets.mixing import chord as chord
+from unipost.presets.mixing import chord_phi as chord_phi
+from unipost.presets.mixing import hpt as hpt
+from unipost.presets.mixing import luffy as luffy
+from unipost.presets.mixing import prefix_rft as prefix_rft
+from unipost.presets.mixing import relift as relift
+from unipost.presets.mixing import rl_sft as rl_sft
+from unipost.presets.mixing import srft as srft
 from unipost.presets.off_policy import agro as agro
 from unipost.presets.off_policy import asymre as asymre
 from unipost.presets.off_policy import awr as awr
 from unipost.presets.off_policy import copg as copg
 from unipost.presets.off_policy import decoupled_ppo as decoupled_ppo
 from unipost.presets.off_policy import f_tb as f_tb
-from unipost.presets.off_policy import luffy as luffy
 from unipost.presets.off_policy import masked_is as masked_is
 from unipost.presets.off_policy import opmd as opmd
 from unipost.presets.off_policy import tis as tis
@@ -120,7 +127,16 @@ FAMILIES: dict[str, dict[str, Callable[..., Objective | Mixture | Vocabulary]]] 
         "tis": tis,
         "masked_is": masked_is,
         "decoupled_ppo": decoupled_ppo,
+    },
+    "mixing": {
         "luffy": luffy,
+        "rl_sft": rl_sft,
+        "srft": srft,
+        "chord": chord,
+        "chord_phi": chord_phi,
+        "hpt": hpt,
+        "relift": relift,
+        "prefix_rft": prefix_rft,
     },
     "vocabulary": {"gem": gem, "gkd": gkd},
 }

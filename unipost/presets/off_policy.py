@@ -6,29 +6,23 @@ from typing import Literal
 
 from unipost.advantages import Exponential, Shifted
 from unipost.aggregation import (
-    Aggregation,
-    Constant,
     SequenceMean,
     SequenceSum,
     TokenMean,
 )
-from unipost.classical import PearsonChi2, ReverseKL
+from unipost.classical import ReverseKL
 from unipost.corrections import SamplerCorrection
 from unipost.divergence import Divergence
 from unipost.links import (
     Balance,
     Clipped,
     Contrast,
-    Importance,
-    Linear,
     Residual,
     Weighted,
 )
 from unipost.objective import Objective
-from unipost.parametric import Shaping, unit_curvature
 from unipost.parts import Scalar
 from unipost.presets.rewards import ratio
-from unipost.score import Score
 from unipost.signals import Mean, Raw, Signal, ZScore
 from unipost.weights import Mask, NegativeTruncate, Truncate
 
@@ -174,36 +168,3 @@ def decoupled_ppo(
 def _corrected(weight, level: Unit, low, high, signal) -> Objective:
     corrections = (SamplerCorrection(weight, level),)
     return ratio(Clipped(low, high), signal, TokenMean(), corrections=corrections)
-
-
-def luffy(
-    max_length: Scalar | None = None,
-    gamma: Scalar = 0.1,
-    clip: Scalar | None = None,
-    signal: Signal = Mean(),
-    aggregation: Aggregation | None = None,
-) -> Objective:
-    """LUFFY: on-policy rows -A u, demonstrations -A p/(p + gamma), one union group.
-
-    Rows flagged `off_policy` have behaviour probability 1 (no anchor, no clip) and
-    weight gamma p/(p+gamma)^2. Defaults are the released recipe's: A = r - mean over
-    the union group, no clip on-policy, sum / max_length (not divided by rows, so the
-    loss grows with the batch). The paper's Eq 4-6: `luffy(clip=0.2, signal=ZScore(),
-    aggregation=TokenMean())`. Source: 2504.14945.
-
-    Raises ValueError unless exactly one of `max_length` and `aggregation` is given.
-    """
-    if max_length is not None and aggregation is None:
-        aggregation = Constant(max_length, over="nothing")
-    elif max_length is not None or aggregation is None:
-        raise ValueError(
-            "luffy: the loss is divided by max_length or by an aggregation; write one"
-        )
-    return Objective(
-        divergence=unit_curvature(PearsonChi2()),
-        anchor="old",
-        link=Importance() if clip is None else Clipped(clip, clip),
-        signal=signal,
-        off_policy=Score(divergence=Shaping(gamma), link=Linear()),
-        aggregation=aggregation,
-    )

@@ -18,6 +18,7 @@ from unipost.links import (
     Residual,
     RowLogistic,
 )
+from unipost.mixed_groups import DemonstrationRows, OwnRows, content
 from unipost.pair_links import MarginLink, PairLink
 from unipost.parts import concrete
 from unipost.reference_points import OrderStatistics
@@ -42,7 +43,7 @@ def matching_score(o: Objective) -> str | None:
         return f"anchor: {o.anchor} with link matching; write anchor: reference"
     if o.level != "token":
         return f"level: {o.level} with link matching; write level: token"
-    if not isinstance(o.signal, Ones):
+    if not isinstance(content(o.signal), Ones):
         return f"signal: {kind(o.signal)} with link matching; write signal: ones"
 
 
@@ -72,7 +73,8 @@ def process_level(o: Objective) -> str | None:
     """A sequence has one signal, process supervision one per step."""
     if o.level == "token":
         return None
-    if isinstance(o.signal, Advantage) and o.signal.supervision == "process":
+    signal = content(o.signal)
+    if isinstance(signal, Advantage) and signal.supervision == "process":
         return f"level: {o.level} with process supervision; write level: token"
     if o.signal.token_rewards:
         return f"level: {o.level} with signal {kind(o.signal)}; write level: token"
@@ -99,7 +101,7 @@ def in_reward_signal(o: Objective) -> str | None:
                 "the tokens to come need f(u)/u; write gradient: to_go with k3"
             )
         return None
-    scored = o.signal.needs & {"rewards", "components"}
+    scored = content(o.signal).needs & {"rewards", "components"}
     if not scored or isinstance(o.signal, Desirability):
         return (
             f"penalty.estimator: in_reward with signal {kind(o.signal)}, which has no "
@@ -118,6 +120,11 @@ def mixed_groups(o: Objective) -> str | None:
         return None
     if isinstance(o.signal, (Ones, Preference, Desirability)):
         return f"off_policy: with signal {kind(o.signal)}; write signal: mean"
+    if isinstance(o.signal, (OwnRows, DemonstrationRows)):
+        return (
+            f"off_policy: with signal {kind(o.signal)}, which leaves one kind of row "
+            "out; write off_policy: null, and the score in its place"
+        )
     for where, score in (("link", o), ("off_policy.link", o.off_policy)):
         if isinstance(score.link, (PairLink, Matching)):
             return f"{where}: {kind(score.link)} in a mixed group; write linear"
@@ -160,7 +167,7 @@ def group_links(o: Objective) -> str | None:
         return None
     if o.level == "token":
         return f"level: token with link {kind(o.link)}; write level: sequence"
-    if not isinstance(o.signal, (Raw, Given)):
+    if not isinstance(content(o.signal), (Raw, Given)):
         return (
             f"signal: {kind(o.signal)} with link {kind(o.link)}, which subtracts the "
             "group's mean itself; write signal: raw"
@@ -170,7 +177,7 @@ def group_links(o: Objective) -> str | None:
 def gain_signal(o: Objective) -> str | None:
     """KTO's value needs labels, and labels need it."""
     gain, labels = isinstance(o.link, Gain), isinstance(o.signal, Desirability)
-    if gain and isinstance(o.signal, (Ones, Preference)):
+    if gain and isinstance(content(o.signal), (Ones, Preference)):
         return f"signal: {kind(o.signal)} with link gain; write signal: desirability"
     if labels and not gain:
         return f"link: {kind(o.link)} with signal desirability; write link: gain"

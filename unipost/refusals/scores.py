@@ -19,6 +19,7 @@ from unipost.links import (
     SoftGate,
     Weighted,
 )
+from unipost.mixed_groups import DemonstrationRows
 from unipost.pair_links import PairLink
 from unipost.parts import concrete
 from unipost.ratios import LengthDesensitised
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 # links whose value is about 1 + z, the ratio
 RATIO_LINKS = (Clipped, Importance, SoftGate)
+
+
+def of_demonstrations(score: Score) -> bool:
+    """Whether a score is for demonstrations: the off-policy one, or by its signal."""
+    signal = getattr(score, "signal", None)
+    return signal is None or isinstance(signal, DemonstrationRows)
 
 
 def kind(part: object) -> str:
@@ -62,8 +69,10 @@ def ratio_slope(score: Score) -> str | None:
 
 
 def ratio_anchor(score: Score) -> str | None:
-    """A ratio needs something to be a ratio to."""
+    """A ratio needs something to be a ratio to; demonstrations are of probability 1."""
     if isinstance(score.link, RATIO_LINKS) and score.anchor == "none":
+        if of_demonstrations(score):
+            return None
         return (
             f"anchor: none with link {kind(score.link).lower()}, which is about a "
             "ratio; write old (or self when every batch is used once)"
@@ -73,6 +82,8 @@ def ratio_anchor(score: Score) -> str | None:
 def uncentred_anchor(score: Score) -> str | None:
     """An uncentred f gives a non-zero implicit reward at u = 1."""
     if not score.divergence.centred and score.anchor != "none":
+        if of_demonstrations(score) and score.anchor == "behavior":
+            return None
         return (
             f"anchor: {score.anchor} with {kind(score.divergence)}, whose f'(1) is "
             "not 0; write anchor: none"

@@ -45,7 +45,12 @@ def call(
         value, problem = number(given)
         return Verdict(value, str(getattr(given, "note", "")), problem)
     except (Exception, SystemExit) as error:  # a user's code: any error may come
-        return Verdict(math.nan, "", reason(error))
+        return failed(reason(error))
+
+
+def failed(problem: str) -> Verdict:
+    """The verdict of a call that gave no reward."""
+    return Verdict(math.nan, "", problem)
 
 
 def number(given: Any) -> tuple[float, str]:

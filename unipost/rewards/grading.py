@@ -6,16 +6,18 @@ the value is NaN, the failure is counted and its reason kept.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unipost.config import Bound
-from unipost.rewards.calls import Verdict, call, reason
+from unipost.rewards.calls import Verdict, call, failed, reason
 from unipost.rewards.grades import Grades, Reward, checked, grades
 from unipost.rewards.sample import Sample
+from unipost.rewards.sandbox import Call, Sandbox, Task
+from unipost.rewards.tasks import function_task, safe, scorer_task, unbound
 
 Graded = Callable[[Sequence[Sample]], Grades]
 
@@ -33,6 +35,7 @@ class Grader:
         self._opened: list[tuple[Any, Graded]] = []
         self._time_limit = time_limit
         self._done: dict[int, Grades] = {}
+        self._sandbox: Sandbox | None = None
         self._root = self._open(reward)
 
     def __call__(self, samples: Sequence[Sample]) -> Grades:
@@ -74,16 +77,31 @@ class Grader:
             return self._scorer(reward)
         if not callable(reward):
             raise ValueError(f"reward: {reward!r} is no function and has no score")
-        function, arguments = unbound(reward)
-        return lambda samples: of_verdicts(
-            [call(function, s.response, s.answer, arguments) for s in samples]
-        )
+        function, options = unbound(reward)
+        if self._time_limit is None or safe(function):
+            return lambda samples: of_verdicts(
+                [call(function, s.response, s.answer, options) for s in samples]
+            )
+        task, limit, box = function_task(function, options), self._time_limit, self._box
+        return lambda samples: _functions(box(), task, limit, samples)
 
     def _scorer(self, reward: Any) -> Graded:
-        opened = reward.open() if hasattr(reward, "open") else reward
-        if opened is not reward and hasattr(opened, "close"):
-            self._closing.append(opened.close)
-        return lambda samples: _scored(opened, samples)
+        if hasattr(reward, "open"):
+            opened = reward.open()
+            if opened is not reward and hasattr(opened, "close"):
+                self._closing.append(opened.close)
+            return lambda samples: _each_group(opened.score, samples)
+        if self._time_limit is None or safe(type(reward)):
+            return lambda samples: _each_group(reward.score, samples)
+        task, limit, box = scorer_task(reward), self._time_limit, self._box
+        return lambda samples: _scorers(box(), task, limit, samples)
+
+    def _box(self) -> Sandbox:
+        """The worker process that all parts of this reward share."""
+        if self._sandbox is None:
+            self._sandbox = Sandbox()
+            self._closing.append(self._sandbox.close)
+        return self._sandbox
 
 
 def open_reward(reward: Reward, time_limit: float | None = None) -> Grader:
@@ -92,13 +110,6 @@ def open_reward(reward: Reward, time_limit: float | None = None) -> Grader:
     Raises ValueError for a limit that cannot be kept.
     """
     return Grader(reward, time_limit)
-
-
-def unbound(reward: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function and the options that a config has set on it."""
-    if isinstance(reward, Bound):
-        return reward.function, dict(reward.arguments)
-    return reward, {}
 
 
 def of_verdicts(verdicts: Sequence[Verdict]) -> Grades:
@@ -110,21 +121,60 @@ def of_verdicts(verdicts: Sequence[Verdict]) -> Grades:
     )
 
 
-def _scored(scorer: Any, samples: Sequence[Sample]) -> Grades:
-    """`scorer.score`; where it fails, once more group by group."""
-    return _each_group(lambda own: scorer.score(own), samples)
+def _functions(
+    box: Sandbox, task: Task, limit: float, samples: Sequence[Sample]
+) -> Grades:
+    """A plain function called in the sandbox, `limit` seconds for each sample."""
+    results = box.run(task, [Call(limit, (s.response, s.answer)) for s in samples])
+    return of_verdicts(
+        [Verdict(*r) if isinstance(r, tuple) else failed(r) for r in results]
+    )
 
 
-def _each_group(score: Callable[[Sequence[Sample]], Any], samples: Sequence[Sample]):
+def _scorers(
+    box: Sandbox, task: Task, limit: float, samples: Sequence[Sample]
+) -> Grades:
+    """A scorer called in the sandbox group by group, `limit` seconds per sample."""
+    places = _groups(samples)
+    shown = [tuple(_fields(samples[i]) for i in own) for own in places]
+    calls = [Call(limit * len(own), own) for own in shown]
+    each = [
+        Grades(*r) if isinstance(r, tuple) else _unscored(r, len(own))
+        for r, own in zip(box.run(task, calls), places, strict=True)
+    ]
+    return joined(each, places)
+
+
+def _fields(sample: Sample) -> tuple:
+    """The fields of a sample as plain data."""
+    values = (getattr(sample, f.name) for f in dataclasses.fields(sample))
+    return tuple(dict(v) if isinstance(v, Mapping) else v for v in values)
+
+
+def _groups(samples: Sequence[Sample]) -> list[list[int]]:
+    """The places of the samples of each group."""
+    places: dict[int, list[int]] = {}
+    for i, sample in enumerate(samples):
+        places.setdefault(sample.group, []).append(i)
+    return list(places.values())
+
+
+def _unscored(problem: str, count: int) -> Grades:
+    lines = [f"sample {i}: {problem}" for i in range(count)]
+    return grades(np.full(count, np.nan), reasons=lines)
+
+
+def _each_group(
+    score: Callable[[Sequence[Sample]], Any], samples: Sequence[Sample]
+) -> Grades:
+    """`score` of all samples; where it fails, once more group by group."""
     try:
         return checked(score(samples), samples)
     except (Exception, SystemExit) as error:
         problem = reason(error)
-    groups = list(dict.fromkeys(s.group for s in samples))
-    if len(groups) < 2:
-        lines = [f"sample {i}: {problem}" for i in range(len(samples))]
-        return grades(np.full(len(samples), np.nan), reasons=lines)
-    places = [[i for i, s in enumerate(samples) if s.group == g] for g in groups]
+    places = _groups(samples)
+    if len(places) < 2:
+        return _unscored(problem, len(samples))
     each = [_each_group(score, [samples[i] for i in own]) for own in places]
     return joined(each, places)
 
@@ -175,8 +225,7 @@ def _combined(
     try:
         made = checked(reward.combine(samples, known), samples)
     except (Exception, SystemExit) as error:
-        lines = [f"sample {i}: {reason(error)}" for i in range(len(samples))]
-        made = grades(np.full(len(samples), np.nan), reasons=lines)
+        made = _unscored(reason(error), len(samples))
     reasons = [f"{n}: {line}" for n, g in known.items() for line in g.reasons]
     notes = {f"{n}: {k}": v for n, g in known.items() for k, v in g.notes.items()}
     return made._replace(reasons=reasons + made.reasons, notes=notes | made.notes)

@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unipost.rewards.calls import one_line
+from unipost.rewards.pipes import Pipes
 from unipost.rewards.worker import START_LIMIT
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -55,7 +54,7 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._end = lambda: None
+        self._end: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
     def run(self, task: Task, calls: Sequence[Call]) -> list[tuple | str]:
@@ -76,7 +75,8 @@ class Sandbox:
     def close(self) -> None:
         """End the worker, and what it has started."""
         with self._lock:
-            self._kill()
+            self._process = None
+            self._end()
 
     def _some(
         self, task: Task, calls: Sequence[Call], results: list[tuple | str]
@@ -91,27 +91,26 @@ class Sandbox:
             "scorer": task.scorer,
             "calls": [tuple(call) for call in calls],
         }
-        pipes = _Pipes(process)
+        pipes = Pipes(process)
         try:
             pipes.send(pickle.dumps(request), START_LIMIT)
             kind, value = pipes.reply(START_LIMIT)
-            if kind == "failed":
-                return f"{_START}: {value}"
-        except (TimeoutError, _Lost) as error:
-            self._kill()
-            return f"{_START}: {error}"
+        except (TimeoutError, EOFError) as error:
+            return f"{_START}: {self._kill(error)}"
+        if kind == "failed":
+            return f"{_START}: {value}"
         for call in calls:
             try:
-                results.append(_result(*pipes.reply(call.seconds)))
-            except (TimeoutError, _Lost) as error:
-                ended = self._kill()
-                return str(error) + (ended if isinstance(error, _Lost) else "")
+                kind, value = pipes.reply(call.seconds)
+            except (TimeoutError, EOFError) as error:
+                return self._kill(error)
+            results.append(tuple(value) if kind == "done" else str(value))
         return None
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
-        self._kill()
+        self._end()
         # a reward that imports jax must not take the accelerator of this process
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         self._process = subprocess.Popen(
@@ -124,38 +123,40 @@ class Sandbox:
         self._end = weakref.finalize(self, _end, self._process)
         return self._process
 
-    def _kill(self) -> str:
-        """End the worker; how it had ended by itself, if it had."""
+    def _kill(self, error: Exception) -> str:
+        """End the worker; why, with how it had ended by itself, if it had."""
         process, self._process = self._process, None
+        fate = _fate(process) if process and isinstance(error, EOFError) else ""
         self._end()
-        if process is None or process.returncode is None:
-            return ""
-        code = process.returncode
-        if code >= 0:
-            return f" (exit status {code})"
-        return f" ({signal.Signals(-code).name})" if -code != signal.SIGKILL else ""
+        return f"{error}{fate}"
 
 
 _START = "the reward cannot be started"
 
 
-class _Lost(Exception):
-    """The worker is gone, or answers nonsense."""
-
-
-def _result(kind: str, value: Any) -> tuple | str:
-    return tuple(value) if kind == "done" else str(value)
+def _fate(process: subprocess.Popen[bytes]) -> str:
+    """How a process ended by itself, without taking note of it."""
+    for _ in range(20):
+        try:
+            ended = os.waitid(
+                os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG
+            )
+        except ChildProcessError:
+            return ""
+        if ended is not None:
+            if ended.si_code == os.CLD_EXITED:
+                return f" with exit status {ended.si_status}"
+            return f" of {signal.Signals(ended.si_status).name}"
+        time.sleep(0.005)
+    return ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a worker with everything in its session, and wait for it."""
-    if process.poll() is None:
-        # a worker that is about to end by itself says how
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.01)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):

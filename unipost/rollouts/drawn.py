@@ -82,6 +82,17 @@ def taken(tree: Tree, where: np.ndarray) -> Tree:
     return jax.tree.map(lambda x: x[where], tree)
 
 
+def put(tree: Tree, places: np.ndarray, groups: Tree) -> Tree:
+    """`tree` with the groups [m] at `places` [m]."""
+
+    def changed(whole, new):
+        whole = whole.copy()
+        whole[places] = new
+        return whole
+
+    return jax.tree.map(changed, tree, groups)
+
+
 def without(drawn: Drawn, rows: np.ndarray, pad: int) -> Drawn:
     """`drawn` with the rows [n, G] taken away: no token, no reward."""
     texts, gone = drawn.texts, rows[..., None]

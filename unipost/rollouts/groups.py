@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from unipost.rollouts.drawn import Drawn, mixed
+from unipost.rollouts.drawn import Drawn, mixed, put, taken
 
 
 class GroupRule(ABC):
     """A rule for the groups of a batch."""
 
     @property
-    def rounds(self) -> int:
-        """How often further questions are asked, at most, the first time included."""
+    def tries(self) -> int:
+        """How many rounds of questions a step may ask."""
         return 1
 
     @abstractmethod
@@ -57,18 +58,47 @@ class Resample(GroupRule):
     skipped, and none used twice. Source: 2503.14476.
     """
 
-    most: int = 4
+    rounds: int = 4
 
     def __post_init__(self):
-        if self.most < 2:
-            raise ValueError(f"groups.most: {self.most}; write 2 or more, or drop")
+        if self.rounds < 2:
+            raise ValueError(
+                f"groups.rounds: {self.rounds}; write 2 or more, or groups: drop"
+            )
 
     @property
-    def rounds(self) -> int:
-        return self.most
+    def tries(self) -> int:
+        return self.rounds
 
     def kept(self, drawn, own):
         return mixed(drawn, own)
 
 
 GROUPS: dict[str, type[GroupRule]] = {"keep": Keep, "drop": Drop, "resample": Resample}
+
+
+class Filling(NamedTuple):
+    """A batch while rounds of questions fill its places.
+
+    batch  the groups, of the first round where no other has taken the place
+    empty  [m] places without a group that is kept
+    used   questions asked from the first on up to the last whose group was needed
+    """
+
+    batch: Drawn
+    empty: np.ndarray
+    used: int
+
+
+def begun(drawn: Drawn, kept: np.ndarray) -> Filling:
+    """The batch after the first round; `kept` [n] are its groups that stay."""
+    return Filling(drawn, np.flatnonzero(~kept), len(kept))
+
+
+def filled(before: Filling, drawn: Drawn, kept: np.ndarray, round: int) -> Filling:
+    """The batch after a further round, the `round`-th from 0, of as many groups."""
+    fits = np.flatnonzero(kept)[: len(before.empty)]
+    batch = put(before.batch, before.empty[: len(fits)], taken(drawn, fits))
+    empty, count = before.empty[len(fits) :], len(kept)
+    last = count if len(empty) else int(fits[-1]) + 1
+    return Filling(batch, empty, round * count + last)

@@ -61,7 +61,7 @@ class Questions:
         return Request(prompt, tuple(ids), budget, self.ends, self.stop)
 
     def numbers(self, column: str) -> np.ndarray:
-        """A column [N] of the file. Raises DataError, one line, unless all are numbers."""
+        """A column [N] of the file. Raises DataError unless all values are numbers."""
         values = [question.row.get(column) for question in self.rows]
         for question, value in zip(self.rows, values, strict=True):
             number = isinstance(value, int | float) and not isinstance(value, bool)

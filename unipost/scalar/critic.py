@@ -6,6 +6,7 @@ once for the logical batch, then `update` with every minibatch of the policy's.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unipost.adapters import LoRA, trained_part, with_trained
+from unipost.adapters import Adapted, LoRA, trained_part, with_trained
 from unipost.aggregation import TokenMean
 from unipost.batch import Batch, check_shapes
 from unipost.critic import value_loss
@@ -30,10 +31,11 @@ from unipost.placement import beside
 from unipost.scalar.loading import ScalarModel, load_scalar, scalar_of
 from unipost.scalar.model import ScalarStreams, scalar_streams
 from unipost.scalar.objective import ScalarObjective
+from unipost.sources import Source
 from unipost.update import Rows, State, in_pieces, update
 
 Array = jax.Array
-_NAMES = {
+NAMES: dict[str, str] = {
     "loss": "value_loss",
     "grad_norm": "critic_grad_norm",
     "learning_rate": "critic_learning_rate",
@@ -60,6 +62,21 @@ class Critic:
     def __post_init__(self):
         what = "is not positive; write .inf for no bound"
         in_range("critic.clip", self.clip, 0.0, what=what, infinite=True)
+
+
+def check_critic(
+    objective: AnyObjective, settings: Critic | None, data: Source
+) -> frozenset[str]:
+    """The fields of `Batch` that a critic fills. ValueError for one that none reads."""
+    if settings is None:
+        return frozenset()
+    if "values" not in objective.needs:
+        raise ValueError(
+            "critic: the objective reads no values; leave it out, or write ppo"
+        )
+    if "values" in data.fields:
+        raise ValueError("critic: the data give values of their own; leave it out")
+    return frozenset({"values"})
 
 
 class Regression(NamedTuple):
@@ -156,7 +173,7 @@ class OpenCritic:
             returns,
             self._frozen,
         )
-        return state, {_NAMES.get(k, k): v for k, v in numbers.items()}
+        return state, {NAMES[k] if k in NAMES else k: v for k, v in numbers.items()}
 
     def save(self, folder: Path, state: State) -> None:
         """Write the critic to `folder`, as token classification with one label."""
@@ -176,6 +193,10 @@ def open_critic(
     other tokens than the policy's.
     """
     if settings.model is None:
+        if settings.lora is not None and not isinstance(model.params, Adapted):
+            # what its adapter stands on stays, while the policy's is overwritten
+            own = jax.tree.map(jnp.array, model.params)
+            model = dataclasses.replace(model, params=own)
         found = scalar_of(model, 1, "token", settings.lora, seed)
     else:
         asked = settings.lora, compute

@@ -36,7 +36,7 @@ class ScalarObjective(ABC):
     @property
     @abstractmethod
     def needs(self) -> frozenset[str]:
-        """Streams of the head (STREAMS of `unipost.scalar.model`), fields of `Batch`."""
+        """STREAMS of the head (`unipost.scalar.model`) and fields of `Batch`."""
 
     def advantage(self, batch: Batch) -> Array:
         """1 on every token: these losses read labels, not advantages."""

@@ -1,0 +1,119 @@
+"""The beginning of a demonstration, continued by the policy (Prefix-RFT)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from unipost.annealed import Annealed
+from unipost.model import Params
+from unipost.rollouts import draws
+from unipost.rollouts.drawn import Texts, no_texts
+from unipost.rollouts.guidance.base import Guidance, Guide, Site
+from unipost.sampling import Completion, Engine
+
+Shape = Literal["cosine", "linear", "constant"]
+
+
+@dataclass(frozen=True)
+class Prefix(Guidance):
+    """`rows` rows that begin with a part of the worked solution y*, then are sampled.
+
+    floor(l |y*|) tokens are given, l uniform in (low_t, high), drawn for every row;
+    low_t falls from `high` at the first step to `low` after `steps` steps:
+    cosine: low + (high - low) (1 + cos(pi t / steps)) / 2; linear; constant: `low`
+    throughout. The tokens given are flagged off-policy, with unknown log-probs; those
+    sampled are on-policy with the sampler's. Source: Prefix-RFT, 2507.01679; the
+    numbers are ours. Reported: `prefix_share`, the mean share of a row that was given.
+    """
+
+    steps: int
+    low: float = 0.05
+    high: float = 0.95
+    shape: Shape = "cosine"
+    rows: int = 1
+
+    def __post_init__(self):
+        for name in ("steps", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"prefix.{name}: {getattr(self, name)}; write 1 or more"
+                )
+        if not 0.0 <= self.low <= self.high < 1.0:
+            raise ValueError(
+                f"prefix.low, prefix.high: {self.low}, {self.high}; write "
+                "0 <= low <= high < 1"
+            )
+
+    @property
+    def count(self):
+        return self.rows
+
+    @property
+    def partial(self):
+        return True
+
+    def lowest(self, step: int) -> float:
+        """low_t, the least share at 0-based step t."""
+        if self.shape == "constant" or self.low == self.high:
+            return self.low
+        schedule = Annealed(self.high, self.low, self.steps, self.shape)
+        return float(schedule.at(step))
+
+    def open(self, site):
+        longest = site.prompt_length + site.sampling.max_tokens - 1
+        setting = site.setting
+        engine = site.sampler.open(
+            setting.policy, setting.tokenizer, site.sampling, longest
+        )
+        return _Prefixed(self, site, engine)
+
+
+@dataclass(frozen=True)
+class _Prefixed(Guide):
+    settings: Prefix
+    site: Site
+    engine: Engine
+
+    def texts(self, turn, memory):
+        rows, length = self.settings.rows, self.site.sampling.max_tokens
+        lines = np.repeat(turn.index, rows)
+        where = self.site.setting.seed, draws.PREFIXES, self.site.part
+        where += turn.step, turn.round
+        low = self.settings.lowest(turn.step)
+        shares = low + (self.settings.high - low) * draws.uniform(len(lines), *where)
+        given = self._given(lines, shares)
+        drawn = self._continued(lines, given, turn.params, draws.key(*where))
+        pad = self.site.questions.tokenizer.pad_token
+        out = no_texts(len(lines), 1, length, pad, drawn[0].logps.dtype)
+        for row, (prefix, more) in enumerate(zip(given, drawn, strict=True)):
+            start, end = len(prefix), len(prefix) + len(more.tokens)
+            out.tokens[row, 0, :start], out.tokens[row, 0, start:end] = prefix, more[0]
+            out.mask[row, 0, :end] = out.off[row, 0, :start] = True
+            out.behavior[row, 0, :start] = np.nan
+            out.behavior[row, 0, start:end] = more.logps
+            out.finished[row, 0] = more.finish == "stop"
+        shape = len(turn.index), rows
+        return Texts(*(x.reshape(*shape, *x.shape[2:]) for x in out))
+
+    def _given(self, lines: np.ndarray, shares: np.ndarray) -> list[tuple[int, ...]]:
+        """floor(l |y*|) tokens of every line's worked solution."""
+        whole = [self.site.questions.solution(i) for i in lines]
+        pairs = zip(whole, shares, strict=True)
+        return [solution[: int(share * len(solution))] for solution, share in pairs]
+
+    def _continued(self, lines, given, params: Params, key) -> list[Completion]:
+        budget = self.site.sampling.max_tokens
+        requests = [
+            self.site.questions.request(
+                i, range(row, row + 1), budget - len(prefix), prefix
+            )
+            for row, (i, prefix) in enumerate(zip(lines, given, strict=True))
+        ]
+        return [one for (one,) in self.engine(params, requests, key)]
+
+    def numbers(self, step, index, texts, memory):
+        given, whole = texts.off.sum(), max(texts.mask.sum(), 1)
+        return {"prefix_share": float(given / whole)}

@@ -1,0 +1,66 @@
+"""Accuracy against N, one line for every rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from unipost.test_time.curves import Point
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Paul Tol's muted scheme; what no rule can exceed is grey
+_COLORS = (
+    "#332288 #CC6677 #117733 #88CCEE #882255 #DDCC77 #44AA99 #AA4499 #999933"
+).split()
+_ORACLE, _FAINT = "#888888", "#666666"
+
+
+def figure(points: Sequence[Point], title: str, items: int) -> Figure:
+    """Accuracy in percent against N on a log axis, with 95% intervals over items."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    made = Figure(figsize=(7.2, 4.0), layout="constrained")
+    FigureCanvasAgg(made)
+    axes = made.add_subplot()
+    rules = list(dict.fromkeys(p.rule for p in points))
+    ends = []
+    for i, rule in enumerate(rules):
+        own = [p for p in points if p.rule == rule]
+        color = _ORACLE if rule == "pass@n" else _COLORS[i % len(_COLORS)]
+        sizes = [p.samples for p in own]
+        means = [100 * (p.mean if p.exact is None else p.exact) for p in own]
+        line = ":" if rule == "pass@n" else "--" if "vote" in rule else "-"
+        axes.plot(sizes, means, line, color=color, marker="o", ms=3.5, lw=1.5)
+        lows, highs = ([100 * getattr(p, k) for p in own] for k in ("low", "high"))
+        axes.fill_between(sizes, lows, highs, color=color, alpha=0.1, lw=0)
+        ends.append((means[-1], rule, color))
+    axes.set_xscale("log", base=2)
+    ticks = sorted({p.samples for p in points})
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("N, responses per question (log scale)")
+    axes.set_ylabel("accuracy %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    axes.set_axisbelow(True)
+    _label(axes, ends, ticks[-1])
+    axes.set_title(
+        f"{title}: {items} questions, 95% intervals over questions",
+        loc="left",
+        fontsize=9,
+        color=_FAINT,
+    )
+    return made
+
+
+def _label(axes, ends: list[tuple[float, str, str]], right: int) -> None:
+    """The name of every line at its end, apart by a line's height at least."""
+    low, high = axes.get_ylim()
+    gap, place = (high - low) / 18, float("-inf")
+    for value, rule, color in sorted(ends):
+        place = max(value, place + gap)
+        axes.text(right * 1.08, place, rule, color=color, fontsize=8, va="center")
