@@ -19,6 +19,7 @@ from unipost.aggregation import (
     SequenceSum,
     TokenMean,
 )
+from unipost.annealed import Annealed
 from unipost.baselines import BestResponse, InformativeMean
 from unipost.classical import (
     ForwardKL,
@@ -29,6 +30,7 @@ from unipost.classical import (
 )
 from unipost.components import NormaliseThenSum, SumThenNormalise
 from unipost.corrections import (
+    EntropyWeight,
     GivenWeight,
     SamplerCorrection,
     StaleMask,
@@ -44,6 +46,13 @@ from unipost.links import (
     RowLogistic,
     SoftGate,
     Weighted,
+)
+from unipost.mixed_groups import (
+    DemonstrationRows,
+    Gate,
+    Outcome,
+    OwnRows,
+    SwitchedRows,
 )
 from unipost.pair_links import (
     BinaryClassifier,
@@ -149,8 +158,8 @@ SCORES = {
     ),
     "per: length at level token": lambda: free(per="length"),
     "clamp: has no effect with anchor none": lambda: free(clamp=20.0),
-    "off_policy.anchor: none with link clipped": lambda: free(
-        off_policy=Score(unit_curvature(PEARSON), link=Clipped())
+    "off_policy.divergence: beta f''(1) = 2 with link clipped": lambda: free(
+        off_policy=Score(PEARSON, anchor="old", link=Clipped())
     ),
     "objective.waived: pair_level refuses nothing here": lambda: pair(
         waived=("pair_level",)
@@ -210,6 +219,12 @@ FITS = {
         signal=GAE(), penalty=Penalty(0.1, JS, "in_reward")
     ),
     "off_policy: with signal Ones": lambda: free(signal=Ones(), off_policy=Score()),
+    "off_policy: with signal OwnRows, which leaves": lambda: free(
+        signal=OwnRows(), off_policy=Score()
+    ),
+    "in_reward with signal DemonstrationRows, which has no": lambda: free(
+        signal=DemonstrationRows(gate=Gate()), penalty=penalty("in_reward")
+    ),
     "off_policy.link: Logistic in a mixed group": lambda: free(
         off_policy=Score(link=Logistic())
     ),
@@ -286,6 +301,13 @@ MADE_OF = {
         clip=(1.0, 0.0)
     ),
     "luffy: the loss is divided by max_length or": lambda: presets.luffy(),
+    "luffy.off_clip: the shaped ratio is not 1": lambda: presets.luffy(
+        8.0, off_clip=0.2
+    ),
+    "hpt: the loss is divided by max_length or": lambda: presets.hpt(),
+    "OwnRows.signal: Preference inside a selection": lambda: OwnRows(Preference()),
+    "SwitchedRows.signal: OwnRows inside": lambda: SwitchedRows(OwnRows()),
+    "DemonstrationRows.signal: GAE inside": lambda: DemonstrationRows(GAE()),
     "luffy: the loss is divided by max_length": lambda: presets.luffy(
         8.0, aggregation=TokenMean()
     ),
@@ -330,6 +352,23 @@ NUMBERS = {
     "z_score.ddof: 2 is not 0 or 1": lambda: presets.grpo(ddof=2),
     "batch_z_score.eps: -1 is negative": lambda: BatchZScore(eps=-1.0),
     "desirability.undesirable: 0 is not positive": lambda: Desirability(1.0, 0.0),
+    "entropy_weight.scale: 0 is not positive": lambda: presets.srft(0.0, 0.1, 8.0),
+    "entropy_weight.slope: 0 is no slope": lambda: EntropyWeight(slope=0.0),
+    "gate.most: -1 is negative": lambda: Gate(-1),
+    "gate.above: inf is not finite": lambda: Gate(above=INF),
+    "outcome.above: inf is not finite": lambda: Outcome(INF),
+    "mixture.weights.1: -0.5 is negative": lambda: presets.chord(
+        Annealed(0.5, -0.5, 10)
+    ),
+    "mixture.weights.0: -1 is negative": lambda: presets.chord(Annealed(2.0, 0.5, 10)),
+    "annealed.start: inf is not a finite number": lambda: Annealed(INF, 0.0, 10),
+    "annealed.steps: 0 is below 1": lambda: Annealed(1.0, 0.5, 0),
+    "annealed.warmup: -1 is below 0": lambda: Annealed(1.0, 0.5, 1, warmup=-1),
+    "annealed: from 1 to itself": lambda: Annealed(1.0, 1.0, 10),
+    "clipped.low: -1 is not positive": lambda: Clipped(Annealed(0.2, -1.0, 10)),
+    "clipped.high: 0 is not positive": lambda: Clipped(
+        high=Annealed(0.1, 0.2, 10, warmup=3)
+    ),
     "gae.lam: 1.5 is outside [0, 1]": lambda: presets.ppo(lam=1.5),
     "returns.gamma: -1 is outside [0, 1]": lambda: Returns(-1.0),
     "exponential.tau: 0 is not positive": lambda: presets.awr(0.0),

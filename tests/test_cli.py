@@ -76,7 +76,8 @@ def test_list_refuses_an_unknown_kind(capsys):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_explain_says_something_of_every_preset(preset, capsys):
     needs = {"f_sft": "divergence=pearson_chi2", "f_dpo": "divergence=jensen_shannon"}
-    needs |= {"dr_grpo": "max_length=12", "luffy": "max_length=12"}
+    long = ("dr_grpo", "luffy", "rl_sft", "srft", "hpt")
+    needs |= dict.fromkeys(long, "max_length=12")
     extra = [needs[preset]] if preset in needs else []
     assert main(["explain", preset, *extra]) == 0
     assert len(capsys.readouterr().out.splitlines()) >= 4

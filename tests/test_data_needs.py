@@ -47,7 +47,7 @@ NEEDED = {
     "f_sft": {"divergence": DIVERGENCES["pearson_chi2"]()},
     "f_dpo": {"divergence": DIVERGENCES["jensen_shannon"]()},
     "dr_grpo": {"max_length": 3.0},
-    "luffy": {"max_length": 3.0},
+    **{name: {"max_length": 3.0} for name in ("luffy", "rl_sft", "srft", "hpt")},
 }
 SAMPLED = {"rewards", "rewards+replay"}
 GUIDED = {"rewards+replay", "rewards+demonstrations"}

@@ -10,6 +10,7 @@ from random_batch import random_batch
 
 from unipost import Mixture, Objective, Penalty, part, presets
 from unipost.aggregation import Scaled, SequenceMean, SequenceSum, TokenMean
+from unipost.annealed import Annealed
 from unipost.classical import (
     JensenShannon,
     PearsonChi2,
@@ -21,18 +22,19 @@ from unipost.components import SumThenNormalise
 from unipost.explain import equals, explain
 from unipost.explain.canonical import tree
 from unipost.links import Clipped, Importance, Linear, SoftGate, Weighted
+from unipost.mixed_groups import Gate
 from unipost.pair_links import Squared
 from unipost.parametric import Alpha, SkewJensenShannon, unit_curvature
 from unipost.presets import PRESETS
 from unipost.ratios import GeometricClip, SequenceToken
-from unipost.signals import Chosen, Preference, Raw, ZScore
+from unipost.signals import Chosen, Mean, Preference, Raw, ZScore
 from unipost.weights import Truncate
 
 NEEDS = {
     "f_sft": {"divergence": PearsonChi2()},
     "f_dpo": {"divergence": JensenShannon()},
     "dr_grpo": {"max_length": 9.0},
-    "luffy": {"max_length": 9.0},
+    **{name: {"max_length": 9.0} for name in ("luffy", "rl_sft", "srft", "hpt")},
 }
 CHI2 = unit_curvature(PearsonChi2())
 GRPO, DAPO, DPO, IPO = presets.grpo(), presets.dapo(), presets.dpo(), presets.ipo()
@@ -70,6 +72,11 @@ SETTINGS = {
     "chi_po": {"beta": 0.2, "r_max": 3.0},
     "simpo": {"beta": 2.5, "gamma": 0.3},
     "luffy": {"gamma": 0.3, "clip": 0.1, "aggregation": TokenMean()},
+    "chord": {"mu": Annealed(0.8, 0.1, 50), "weighting": "probability"},
+    "hpt": {"max_length": 7.0, "gate": Gate(1), "sft": 0.3, "entropy": None},
+    "relift": {"sft": 0.5, "entropy": 1e-3, "signal": Mean()},
+    "srft": {"sft": 0.3, "rl": 0.2, "gamma": 0.2, "aggregation": TokenMean()},
+    "prefix_rft": {"share": 0.4, "dual": None, "continuation": "hybrid"},
     "kto": {"beta": 0.3, "undesirable": 1.5},
     "orpo": {"weight": 0.4, "on": "text"},
     "iw_sft": {"temperature": 1.5, "cap": 3.0, "floor": 0.2},

@@ -223,7 +223,8 @@ def test_what_is_missing_is_named_and_what_is_not_needed_is_not_read(name):
             with pytest.raises(ValueError, match=missing):
                 objective(bare, without)
     for field in sorted(objective.needs & (OWN - {"policy"})):
-        with pytest.raises(ValueError, match=f"streams.{field}: missing"):
+        missing = f"(streams.{field}|batch.current_{field}): missing"
+        with pytest.raises(ValueError, match=missing):
             objective(replace(streams, **{field: None}), batch)
     unread = dict.fromkeys(optional - objective.needs)
     own = dict.fromkeys(OWN - objective.needs - {"policy"})

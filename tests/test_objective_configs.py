@@ -28,7 +28,7 @@ NEEDED = {
     "f_sft": {"divergence": "pearson_chi2"},
     "f_dpo": {"divergence": "jensen_shannon"},
     "dr_grpo": {"max_length": 3},
-    "luffy": {"max_length": 3},
+    **{name: {"max_length": 3} for name in ("luffy", "rl_sft", "srft", "hpt")},
 }
 
 

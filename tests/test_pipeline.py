@@ -14,7 +14,6 @@ from unipost.cli import main
 from unipost.display import Display
 from unipost.evaluate import bootstrap_mean, paired_difference
 from unipost.pipeline import kinds, load_pipeline, run_pipeline
-from unipost.rollouts.rejection import Rejected
 from unipost.runs import RunError
 from unipost.tree import ConfigError
 
@@ -87,10 +86,11 @@ def tree(data: str) -> dict:
                 "model": "{rl}",
                 "path": data,
                 "prompt_length": 4,
-                "samples": 2,
+                "samples": 8,
+                "keep": "all",
                 "sampling": {"max_tokens": 3},
                 "reward": "tiny_runs:length",
-                "threshold": 0.0,
+                "threshold": 0.5,
             },
             "side": {"kind": "train", "model": "{cold}"},
             "sft": {"kind": "train", "model": "{cold}", "data": {"path": "{reject}"}},
@@ -98,20 +98,9 @@ def tree(data: str) -> dict:
     }
 
 
-def kept(setting, rejection) -> Rejected:
-    """Rejection sampling without a model: every question with its answer, by hand."""
-    lines = [json.loads(x) for x in Path(rejection.path).read_text().splitlines()]
-    found = [
-        {"prompt": x["prompt"], "completion": x["answer"], "reward": 1.0}
-        for x in lines[: 4 + setting.seed]
-    ]
-    return Rejected(found, {"sampled": 20.0, "kept": float(len(found))})
-
-
 @pytest.fixture
-def file(tmp_path, monkeypatch):
+def file(tmp_path):
     """A function that writes the pipeline, edited, and gives its path."""
-    monkeypatch.setattr(kinds, "rejection_sample", kept)
     (tmp_path / "data").mkdir()
     data = write_sums(tmp_path / "data")
 
@@ -248,9 +237,7 @@ def whole(tmp_path_factory):
     path = folder / "small.yaml"
     made = tree(write_sums(folder / "data"))
     path.write_text(yaml.safe_dump(made, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kinds, "rejection_sample", kept)
-        assert main(["run", str(path), "--out", str(folder / "out")]) == 0
+    assert main(["run", str(path), "--out", str(folder / "out")]) == 0
     return path, folder / "out"
 
 
@@ -260,7 +247,9 @@ def test_stages_are_run_directories_that_read_each_other(whole):
     assert config["model"] == str(out / "cold" / "final")
     assert config["data"]["path"] == str(out / "reject" / "rows.jsonl")
     lines = (out / "reject" / "rows.jsonl").read_text().splitlines()
-    assert [json.loads(x)["completion"] for x in lines] == ["1", "5", "9", "3"]
+    kept = [json.loads(line) for line in lines]
+    assert len(kept) > 4
+    assert all(len(row["completion"]) == 2 * row["reward"] >= 1 for row in kept)
     for stage in ("cold", "rl", "side", "sft"):
         assert len((out / stage / "metrics.jsonl").read_text().splitlines()) == 4
         assert (out / stage / "final" / "config.json").exists()
@@ -271,7 +260,9 @@ def test_the_summary_is_that_of_the_models(whole):
     _, out = whole
     summary = json.loads((out / "summary.json").read_text())["stages"]
     assert [*summary] == ["cold", "rl", "reject", "side", "sft"]
-    assert summary["reject"]["numbers"] == {"sampled": 20.0, "kept": 4.0}
+    count = len((out / "reject" / "rows.jsonl").read_text().splitlines())
+    numbers = summary["reject"]["numbers"]
+    assert (numbers["sampled"], numbers["kept"]) == (80, count)
     report = json.loads((out / "sft" / "report.json").read_text())
     outcomes = report["tasks"]["sums"]["outcomes"]
     assert set(outcomes) == {"greedy", "sampled", "pass@2"}
@@ -280,7 +271,7 @@ def test_the_summary_is_that_of_the_models(whole):
         assert found == pytest.approx(list(bootstrap_mean([values])))
     assert summary["side"]["means"]["kl_reverse"] > 0
     table = (out / "summary.md").read_text()
-    assert "sampled 20, kept 4" in table and "4 steps" in table
+    assert f"kept {count} of 80" in table and "4 steps" in table
 
 
 def test_a_second_start_runs_nothing(whole, capsys):
@@ -290,10 +281,8 @@ def test_a_second_start_runs_nothing(whole, capsys):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-@pytest.mark.parametrize("stage, step", [("cold", 3), ("rl", 1), ("sft", 4)])
-def test_killed_in_any_stage_it_goes_on_to_the_same_bytes(
-    whole, file, tmp_path, monkeypatch, stage, step
-):
+@pytest.mark.parametrize("stage, step", [("rl", 1), ("sft", 4)])
+def test_killed_in_any_stage_it_goes_on_to_the_same_bytes(whole, tmp_path, stage, step):
     path, out = whole
     mine = tmp_path / "again" / "out"
     update = Display.update
@@ -303,7 +292,6 @@ def test_killed_in_any_stage_it_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         update(self, now, metrics, tokens)
 
-    monkeypatch.setattr(kinds, "rejection_sample", kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Display, "update", killed)
         assert main(["run", str(path), "--out", str(mine)]) == 130
@@ -316,23 +304,22 @@ def test_killed_in_any_stage_it_goes_on_to_the_same_bytes(
     assert {k: found[k] for k in same} == {k: wanted[k] for k in same}
 
 
-def test_killed_in_rejection_it_leaves_no_part(file, tmp_path, monkeypatch):
+def test_killed_in_rejection_it_leaves_no_part(file, tmp_path):
     def killed(setting, rejection):
         raise KeyboardInterrupt
 
     path, out = file(), tmp_path / "out"
-    monkeypatch.setattr(kinds, "rejection_sample", killed)
-    assert main(["run", path, "--out", str(out)]) == 130
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinds, "rejection_sample", killed)
+        assert main(["run", path, "--out", str(out)]) == 130
     assert (out / "rl" / "done.json").exists()
     assert [p.name for p in (out / "reject").iterdir()] == ["config.yaml"]
-    monkeypatch.setattr(kinds, "rejection_sample", kept)
     assert main(["run", path, "--out", str(out)]) == 0
 
 
 @pytest.fixture
-def copy(whole, tmp_path, monkeypatch):
+def copy(whole, tmp_path):
     """A copy of the whole run to change, and its file."""
-    monkeypatch.setattr(kinds, "rejection_sample", kept)
     path, out = whole
     # in place, since a run knows its own path
     saved = tmp_path / "saved"

@@ -16,8 +16,9 @@ from unipost.refusals.scores import SCORE_RULES
 RULES = {rule.__name__ for rule in (*OBJECTIVE_RULES, *SCORE_RULES)}
 MODULES = """refusals refusals.scores refusals.pairs refusals.objectives score penalties
 links pair_links ratios weights corrections reference_points signals advantages
-baselines components aggregation mixture vocabulary parametric presets.demonstrations
-presets.preferences presets.rewards presets.off_policy""".split()
+baselines components aggregation mixture vocabulary parametric annealed mixed_groups
+presets.demonstrations presets.preferences presets.rewards presets.off_policy
+presets.mixing""".split()
 REASONS = [  # (function, regular expression)
     reason
     for name in MODULES

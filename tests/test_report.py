@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from unipost.evaluate import bootstrap_mean, paired_difference
-from unipost.tables import csv_table, details, show, table
 from unipost.report import findings, load_results, summarise, write_report
+from unipost.tables import csv_table, details, show, table
 
 BOOT = 500
 ITEMS, OLD = 300, {"sort": 80, "recall": 40}

@@ -57,6 +57,8 @@ class Batch:
                           counts both (T then covers the prompt too)
     advantage  [P, G] or [P, G, T]  advantages computed elsewhere
     values     [P, G, T]  a critic's values, for GAE
+    margin     [P, G]     of a pair, on both rows: by how much the chosen response
+                          should be ahead of the other, for a reward model
     baseline   [P, G]     reward of a greedy response, for ReMax
     components [P, G, K]  several rewards per response (NaN = not given)
     reference_rewards [P, N]  rewards of N responses that the reference wrote (NaN =
@@ -87,6 +89,7 @@ class Batch:
     text: Array | None = None
     advantage: Array | None = None
     values: Array | None = None
+    margin: Array | None = None
     baseline: Array | None = None
     components: Array | None = None
     reference_rewards: Array | None = None
@@ -123,7 +126,7 @@ class Prepared:
     row_mean: Array
 
 
-ROWS = ("weight", "baseline", "mismatched", "mismatched_reference")
+ROWS = ("weight", "baseline", "margin", "mismatched", "mismatched_reference")
 TOKENS = ("steps", "old", "behavior", "reference", "reference_lse", "text", "values")
 TOKENS += ("current", "current_entropy", "old_collision")
 EITHER = ("rewards", "advantage", "importance", "off_policy")

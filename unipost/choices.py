@@ -34,6 +34,7 @@ from unipost.rollouts import (
     Order,
 )
 from unipost.sampling import SAMPLERS, Sampler
+from unipost.scalar.objective import ScalarObjective
 from unipost.signals import Advantage, Signal
 from unipost.sources import Source
 from unipost.test_time.settings import SCORES, Graded, Likelihood
@@ -64,6 +65,7 @@ REGISTRIES: dict[Any, Mapping[str, Callable[..., Any]]] = {
     Objective: OBJECTIVES,
     Mixture: OBJECTIVES,
     Vocabulary: OBJECTIVES,
+    ScalarObjective: OBJECTIVES,
     Divergence: DIVERGENCES,
     Link: _LINKS,
     PairLink: _LINKS,

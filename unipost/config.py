@@ -12,7 +12,6 @@ returns are set on the result; a mapping without `name` edits the part that is t
 and a mapping of positions the items of a list: {"0": {cap: 3}}.
 """
 
-import collections.abc
 import dataclasses
 import functools
 import importlib

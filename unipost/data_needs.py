@@ -5,7 +5,9 @@ from __future__ import annotations
 from unipost.choices import SIGNALS
 from unipost.mixed_groups import OwnRows
 from unipost.objective import OWN, Objective
-from unipost.objectives import AnyObjective, terms
+from unipost.objectives import Trainable, terms
+from unipost.scalar.model import STREAMS
+from unipost.scalar.objective import ScalarObjective
 from unipost.signals import Desirability, Ones, Preference, Zeros
 from unipost.sources import FIELDS, Source
 from unipost.vocabulary import Distillation, Gem, Vocabulary
@@ -18,6 +20,7 @@ SOURCES = {
     "demonstrations": "demonstrations",
     "preferences": "preferences or sampled_preferences",
     "labels": "labelled",
+    "steps": "labelled_steps",
     "rewards": "rollouts",
     "rewards+replay": "rollouts with guidance: [replay]",
     "rewards+demonstrations": "rollouts with guidance: [demonstration]",
@@ -27,6 +30,8 @@ SOURCES = {
 ABSENT = {
     "values": "a critic's values; write critic: {optimizer: ...}, or reinforce_pp for "
     "returns per token without one",
+    "margin": "margins of pairs; write columns: {margin: NAME} in data.preferences, or "
+    "margin: none",
     "advantage": "advantages computed elsewhere; write a signal of rewards, such as "
     "z_score",
     "importance": "weights computed elsewhere; write sampler_correction",
@@ -46,7 +51,7 @@ UNKNOWN = "which no source gives; write a source whose `fields` name it"
 
 
 def check_data(
-    objective: AnyObjective,
+    objective: Trainable,
     data: Source,
     minibatches: int = 1,
     filled: frozenset[str] = frozenset(),
@@ -61,7 +66,12 @@ def check_data(
         raise ValueError(
             f"data: gives {data.gives}; a source gives one of {', '.join(FIELDS)}"
         )
-    needs = objective.needs - OWN - TRAINING - data.fields - filled
+    if "margin" in data.fields - objective.needs:
+        raise ValueError(
+            "data.columns.margin: the objective reads no margin; leave it out, or "
+            "write {name: bradley_terry, margin: column}"
+        )
+    needs = objective.needs - OWN - set(STREAMS) - TRAINING - data.fields - filled
     _refuse_missing(needs.difference(*FIELDS.values()))
     wanted = _wanted(objective)
     if wanted is not None and data.gives not in wanted:
@@ -87,7 +97,7 @@ def _refuse_missing(names: frozenset[str]) -> None:
         raise ValueError(f"objective: needs batch.{name}, {ABSENT.get(name, UNKNOWN)}")
 
 
-def _check_behavior(objective: AnyObjective, data: Source) -> None:
+def _check_behavior(objective: Trainable, data: Source) -> None:
     """Refuse a ratio to the behaviour where it is not known: it would be NaN."""
     if not data.unknown_behavior:
         return
@@ -104,7 +114,7 @@ def _check_behavior(objective: AnyObjective, data: Source) -> None:
             )
 
 
-def _check_steps(objective: AnyObjective, data: Source) -> None:
+def _check_steps(objective: Trainable, data: Source) -> None:
     """Refuse rewards of steps for an objective that reads one per response."""
     if "steps" in data.fields and "steps" not in objective.needs:
         raise ValueError(
@@ -114,8 +124,10 @@ def _check_steps(objective: AnyObjective, data: Source) -> None:
         )
 
 
-def _wanted(objective: AnyObjective) -> frozenset[str] | None:
+def _wanted(objective: Trainable) -> frozenset[str] | None:
     """What the source may give; None: anything. Raises where terms disagree."""
+    if isinstance(objective, ScalarObjective):
+        return objective.follows or None
     wanted: frozenset[str] | None = None
     for term in terms(objective):
         own = _of_term(term)

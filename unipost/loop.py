@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from unipost.adapters import trained_part, with_trained
 from unipost.ahead import Ahead, Plan
+from unipost.annealed import at_step
 from unipost.checkpoint import Store
 from unipost.compilation import CompileClock
 from unipost.display import Display
@@ -178,7 +179,7 @@ class Loop:
     def _step(self, carried: Carried, step: int, ahead: Ahead):
         """Draw a batch and take its optimiser steps: (carried, metrics, tokens)."""
         experiment, state, critic = self.experiment, carried.state, carried.critic
-        objective, pieces = experiment.objective, experiment.minibatches
+        objective, pieces = at_step(experiment.objective, step), experiment.minibatches
         drawn = ahead.take(step, state.params, experiment.steps - 1)
         whole, numbers = self._prepared(objective, carried, drawn)
         updates = experiment.inner_epochs * pieces

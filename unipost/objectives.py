@@ -9,6 +9,7 @@ from unipost.objective import Objective
 from unipost.pair_links import PairLink
 from unipost.presets import PRESETS
 from unipost.scalar.objective import ScalarObjective
+from unipost.scalar.reward_models import BradleyTerry, ProcessReward
 from unipost.score import Score
 from unipost.vocabulary import Distillation, Gem, Vocabulary
 
@@ -27,12 +28,19 @@ OBJECTIVES: dict[str, Callable[..., Trainable]] = {
     "custom": Objective,
     "mixture": Mixture,
     "distillation": Distillation,
+    "bradley_terry": BradleyTerry,
+    "process_reward": ProcessReward,
 }
 """Every objective by its name in a config."""
 
 
-def terms(objective: AnyObjective) -> tuple[Objective | Vocabulary, ...]:
-    """The terms of a mixture; any other objective as its only term."""
+def terms(objective: Trainable) -> tuple[Objective | Vocabulary, ...]:
+    """The terms of a mixture; any other objective as its only term.
+
+    An objective of a scalar head has none.
+    """
+    if isinstance(objective, ScalarObjective):
+        return ()
     return objective.terms if isinstance(objective, Mixture) else (objective,)
 
 

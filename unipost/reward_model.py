@@ -1,7 +1,7 @@
 """The loss of a reward model on preference pairs (Bradley-Terry).
 
 A reward model scores with a head of its own, not with a ratio of policies, so it is no
-instance of the objective.
+instance of the objective. Training one: `unipost.scalar.reward_models`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,7 @@ def bradley_terry(
     """
     chosen, rejected = at_least_float32(chosen), at_least_float32(rejected)
     _check(chosen, rejected, margin, centering)
-    gap = chosen - rejected
-    logit = gap if margin is None else gap - jnp.asarray(margin)
-    loss = -jax.nn.log_sigmoid(logit).mean()
-    if centering is not None:
-        loss = loss + centering * ((chosen + rejected) ** 2).mean()
+    loss = pair_losses(chosen, rejected, margin, centering).mean()
     scores = jax.lax.stop_gradient(jnp.stack([chosen, rejected]))
     return loss, {
         "accuracy": (scores[0] > scores[1]).mean(dtype=scores.dtype),
@@ -47,6 +43,21 @@ def bradley_terry(
         "mean_reward": scores.mean(),
         "max_reward": scores.max(),
     }
+
+
+def pair_losses(
+    chosen: Array,
+    rejected: Array,
+    margin: Array | float | None = None,
+    centering: Scalar | None = None,
+) -> Array:
+    """The loss of every pair, of which `bradley_terry` is the mean: [N] of scores [N]."""
+    gap = chosen - rejected
+    logit = gap if margin is None else gap - jnp.asarray(margin)
+    loss = -jax.nn.log_sigmoid(logit)
+    if centering is None:
+        return loss
+    return loss + centering * (chosen + rejected) ** 2
 
 
 def _check(chosen, rejected, margin, centering) -> None:

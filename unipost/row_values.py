@@ -44,6 +44,18 @@ def label_of(row: dict[str, Any], column: str) -> bool:
     return bool(row[column])
 
 
+def number_of(row: dict[str, Any], column: str) -> float:
+    """A finite number."""
+    value = row.get(column)
+    if value is None:
+        value_of(row, column)  # which says what there is instead
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"'{column}' is {value!r}; expected a number")
+    if not math.isfinite(value):
+        raise DataError(f"'{column}' is {value}; expected a finite number")
+    return float(value)
+
+
 def tools_of(row: dict[str, Any], column: str) -> list[Any] | None:
     """Tools as JSON schemas, a list or its JSON text; None where there are none."""
     tools = row.get(column)

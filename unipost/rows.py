@@ -22,7 +22,14 @@ from typing import Any, Literal, NamedTuple
 
 from unipost.chat import Chat, Rendered, TrainOn, Turn, chat_of
 from unipost.formats import DataError, Record, read_records, summary
-from unipost.row_values import answer_of, label_of, text_of, tools_of, value_of
+from unipost.row_values import (
+    answer_of,
+    label_of,
+    number_of,
+    text_of,
+    tools_of,
+    value_of,
+)
 from unipost.tokenizer import Tokenizer
 from unipost.wording import Wording
 
@@ -47,6 +54,7 @@ class Preference:
     chosen: Text
     rejected: Text
     place: str = dataclasses.field(default="", compare=False)
+    margin: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +98,8 @@ _LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 _OPTIONAL = {"preferences": ("prompt",), "questions": ("demonstration",)}
 _TOOLS = "tools"
+_MARGIN = "margin"
+"""Of preferences: read where `columns` names it."""
 
 
 class Rows(NamedTuple):
@@ -157,6 +167,7 @@ def _layout(
     layouts = _LAYOUTS[kind]
     known = {name for layout in layouts for name in layout}
     known.update((*_OPTIONAL.get(kind, ()), _TOOLS))
+    known.update((_MARGIN,) if kind == "preferences" else ())
     for name in columns:
         if name not in known:
             listed = ", ".join(sorted(known))
@@ -203,7 +214,9 @@ def _row(
     if kind == "demonstrations":
         return Demonstration(*_demonstration(values, chat, train_on), record.place)
     if kind == "preferences":
-        return Preference(*_preference(values, chat), record.place)
+        name = columns.get(_MARGIN)
+        margin = None if name is None else number_of(record.row, name)
+        return Preference(*_preference(values, chat), record.place, margin)
     if kind == "labelled":
         label = values.pop("label")
         return Labelled(*_demonstration(values, chat), label, record.place)

@@ -34,6 +34,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "demonstrations": frozenset(),
     "preferences": frozenset({"rewards"}),
     "labels": frozenset({"rewards"}),
+    "steps": frozenset({"rewards", "steps"}),
     "rewards": frozenset({"rewards", "behavior"}),
     "rewards+replay": frozenset({"rewards", "behavior", "off_policy"}),
     "rewards+demonstrations": frozenset({"rewards", "behavior", "off_policy"}),
@@ -130,8 +131,9 @@ class Source(ABC):
 class Fixed:
     """A stream over rows that do not depend on the parameters.
 
-    `rewards` [N] are those of the lines, None where a line has none. `streams` [N, T]
-    are log-probs of the lines by their field of `Batch`, where they are known.
+    `rewards` [N] or [N, T] are those of the lines, None where a line has none.
+    `streams` [N, T] or [N] are other fields of `Batch` by name, such as log-probs of
+    the lines where they are known.
     """
 
     tokens: Tokens
@@ -190,7 +192,8 @@ class Preferences(Source):
     """Prompts with a chosen and a rejected response: groups of two, chosen first.
 
     The chosen response has reward 1 and the rejected 0: labels, for an objective that
-    looks at each by itself (KTO).
+    looks at each by itself (KTO). `columns: {margin: NAME}` reads by how much the
+    chosen one should be ahead, a number per pair, for bradley_terry.
     """
 
     path: str
@@ -204,6 +207,10 @@ class Preferences(Source):
     @property
     def gives(self) -> str:
         return "preferences"
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return super().fields | ({"margin"} & self.columns.keys())
 
     def open(self, setting: Setting) -> Stream:
         return _open_fixed(self, "preferences", 2, setting)
@@ -251,12 +258,15 @@ def _open_fixed(
     ).rows
     lengths = source.prompt_length, source.response_length
     tokens = encode_rows(tokenizer, rows, *lengths, source.too_long)
-    rewards = None
+    rewards, streams = None, {}
     if kind == "preferences":
         rewards = pair_rewards(len(tokens.index))
+        if "margin" in source.fields:
+            margins = [rows[i].margin for i in tokens.index]
+            streams["margin"] = np.asarray(margins, np.float32)
     elif kind == "labelled":
         rewards = np.array([float(rows[i].label) for i in tokens.index])
-    return Fixed(tokens, source.prompts, group, setting.seed, rewards)
+    return Fixed(tokens, source.prompts, group, setting.seed, rewards, streams)
 
 
 @dataclass(frozen=True)

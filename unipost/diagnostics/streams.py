@@ -81,10 +81,11 @@ def tally(
     if seen.behavior is not None:
         found |= _behavior(streams.policy, seen, own)
     if seen.reference is not None:
-        log_u = _log_ratio(streams.policy, seen.reference, own)
+        known = own & ~jnp.isnan(seen.reference)
+        log_u = _log_ratio(streams.policy, seen.reference, known)
         sums = {"k1": log_u, "k3": expm1m(-log_u), "chi2": jnp.expm1(log_u)}
-        found |= {f"reference_{k}": _over(own, x) for k, x in sums.items()}
-        found["reference_count"] = _count(own)
+        found |= {f"reference_{k}": _over(known, x) for k, x in sums.items()}
+        found["reference_count"] = _count(known)
     return found
 
 

@@ -75,14 +75,16 @@ def _row(runs: Sequence[Run]) -> dict[str, Any]:
         "scores": {},
         "means": {},
     }
-    reports = [_report(run) for run in runs]
-    if None in reports:
+    reports, evaluation = [_report(run) for run in runs], runs[0].pipeline.evaluation
+    if evaluation is None or None in reports:
         return row | {"means": _own(runs)}
     for task, first in reports[0]["tasks"].items():
         for metric in first["outcomes"]:
             table = [r["tasks"][task]["outcomes"][metric] for r in reports]
             row["scores"][f"{task}/{metric}"] = list(bootstrap_mean(table))
-        for key in first.keys() - {"outcomes"}:
+        # of tasks that may only be forgotten the accuracy says enough
+        aside = evaluation.tasks[task].role == "retention"
+        for key in () if aside else sorted(first.keys() - {"outcomes"}):
             values = [r["tasks"][task][key] for r in reports]
             row["means"][f"{task}/{key}"] = float(np.mean(values))
     for key in _SHOWN:
@@ -151,7 +153,9 @@ def _mean(key: str, value: float | None) -> str:
 
 
 def _done(numbers: Mapping[str, float]) -> str:
-    """`60 steps`, or `kept 812, sampled 4096, ...`."""
+    """`60 steps`, or `kept 812 of 4096`; "-" where nothing was made."""
     if "steps" in numbers:
         return f"{numbers['steps']:.0f} steps"
-    return ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) or "-"
+    if "kept" in numbers:
+        return f"kept {numbers['kept']:.0f} of {numbers['sampled']:.0f}"
+    return "-"

@@ -212,11 +212,11 @@ def prefix_rft(
     continuation: Literal["own", "hybrid"] = "own",
     aggregation: Aggregation = TokenMean(),
 ) -> Objective:
-    """Prefix-RFT: PPO's clip on own rows and on a demonstration's continued prefix.
+    """Prefix-RFT: L = mean_t c -min(u A, clip(u) A), a demonstration's prefix continued.
 
     `batch.off_policy` [P, G, T] flags the prefix; its advantage is r minus the mean of
-    the own rows, over the number of such rows, and only the `share` of prefix tokens
-    with the highest entropy keeps its gradient. u = pi/old on all tokens, dual clip
+    the own rows, over the number of such rows, and c is 0 but for the `share` of prefix
+    tokens with the highest entropy, 1 on all others. u = pi/old on all tokens, dual clip
     `dual`, token mean and bonus 0.001 as the released config, which divides by
     `Constant(length, "nothing")` for its Dr. GRPO; `continuation` as in `HybridMean`,
     the code's is hybrid. Source: 2507.01679.

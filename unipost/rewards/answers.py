@@ -21,10 +21,12 @@ _TAG = re.compile(r"</?answer>")
 
 # what dresses a number in LaTeX without changing it
 _DRESS = re.compile(
-    r"\\(?:text|mbox|mathrm|textbf|mathbf)\s?\{[^{}]*\}|\^\s?\{?\\circ\}?|\\[!,;: %$()\[\]]"
-    r"|\\(?:left|right)(?![A-Za-z])|[$%{}]"
+    r"\\(?:text|mbox|mathrm|textbf|mathbf)\s?\{[^{}]*\}|\^\s?\{?\\circ\}?"
+    r"|\\[!,;: %$()\[\]]|\\(?:left|right)(?![A-Za-z])|[$%{}]"
 )
-_UNIT = re.compile(r"(?<=[0-9])\s+(?!(?:pi|sqrt|or|and|over|by)\b)[A-Za-z]{2}[A-Za-z .]*$")
+_UNIT = re.compile(
+    r"(?<=[0-9])\s+(?!(?:pi|sqrt|or|and|over|by)\b)[A-Za-z]{2}[A-Za-z .]*$"
+)
 _NAMED = re.compile(r"^\s*[A-Za-z]\w{0,9}\s?=")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s?([0-9])\s?([0-9])")
 _LONGEST = 1000  # letters of an answer that can be one number
@@ -63,7 +65,7 @@ def lone_number(text: str) -> Fraction | None:
     """The number that a short text is, exactly; None where it is anything else.
 
     A unit in words, a name before `=`, and LaTeX that only dresses are left out:
-    `x = 24 \\text{ cm}`, `1{,}000`, `50\\%`. `2^{10}`, `1, 2` and `3 or 4` are no number.
+    `x = 24 \\text{ cm}`, `1{,}000`, `50\\%`. Not `2^{10}`, `1, 2` or `3 or 4`.
     """
     if len(text) > _LONGEST:
         return None

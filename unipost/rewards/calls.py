@@ -75,7 +75,7 @@ def number(given: Any) -> tuple[float, str]:
 def reason(error: BaseException) -> str:
     """An error in one line."""
     try:
-        return one_line(f"{type(error).__name__}: {error}")
+        return one_line(f"{type(error).__name__}: {error}").removesuffix(":")
     except Exception:  # an error that cannot even be written as text
         return type(error).__name__
 

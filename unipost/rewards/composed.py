@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unipost.rewards.grades import Grades, Reward, Steps, grades
+from unipost.rewards.grades import Grades, Reward, Steps, grades_of
 from unipost.rewards.sample import Sample
 
 
@@ -30,7 +30,7 @@ class WeightedSum:
 
     A part that fails leaves the total unscored, unless its weight is 0. Where a part
     has steps the sum has them too: each step counts with the part's weight, and a part
-    without steps counts at the end of the response.
+    without steps where the last one ends.
     """
 
     parts: dict[str, Weighted]
@@ -48,7 +48,7 @@ class WeightedSum:
         weights = np.array([part.weight for part in self.parts.values()])
         counted = weights != 0
         totals = components[:, counted] @ weights[counted]
-        return grades(
+        return grades_of(
             totals,
             components=components,
             names=tuple(self.parts),
@@ -58,15 +58,19 @@ class WeightedSum:
     def _steps(
         self, samples: Sequence[Sample], parts: Mapping[str, Grades]
     ) -> Steps | None:
+        """Per sample the value at every end of a step: what ends together adds up."""
         counted = {n: w.weight for n, w in self.parts.items() if w.weight}
         if all(parts[name].steps is None for name in counted):
             return None
-        merged: Steps = [[] for _ in samples]
-        for name, weight in counted.items():
-            known = parts[name]
-            for i, sample in enumerate(samples):
-                own = [(len(sample.response), float(known.values[i]))]
-                if known.steps is not None:
-                    own = known.steps[i]
-                merged[i] += [(end, weight * v) for end, v in own if math.isfinite(v)]
+        merged = []
+        for i, sample in enumerate(samples):
+            own: dict[int, float] = {}
+            # parts without steps last: they count where the last step ends
+            for name in sorted(counted, key=lambda name: parts[name].steps is None):
+                steps = parts[name].steps
+                last = max(own, default=len(sample.response))
+                value = float(parts[name].values[i])
+                for end, v in [(last, value)] if steps is None else steps[i]:
+                    own[end] = own.get(end, 0.0) + counted[name] * v
+            merged.append(list(own.items()) if np.isfinite(sum(own.values())) else [])
         return merged

@@ -1,6 +1,7 @@
 """Rewards for a right answer: plain functions (response, answer) -> float."""
 
 import math as real
+import re
 from fractions import Fraction
 
 from unipost.rewards import symbolic
@@ -20,6 +21,9 @@ NO_ANSWER = "no answer"
 """The note of a response in which no answer was found."""
 FALLBACK = "last number"
 """The note of a response that was judged by its last number for want of better."""
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_LONGEST = 1000
 
 WAYS: tuple[Way, ...] = ("tag", "boxed", "hashes", "number")
 
@@ -72,7 +76,8 @@ def math(response: str, answer: str, extract: tuple[Way, ...] = WAYS) -> float:
     LaTeX. `extract` lists where the answer may stand, the first that is there counts:
     tag, boxed, hashes, number (the last one, noted), text (all of the response, read
     by math-verify's own rules). Decimals agree to 6 places, 50% is 50 or 0.5, and an
-    unevaluated 48/2 is 24. Raises ValueError for an answer that holds no mathematics.
+    unevaluated 48/2 is 24. More than 1000 letters, and four times the right answer's,
+    are wrong. Raises ValueError for an answer that holds no mathematics.
     It may take for ever: call it with a time limit.
     """
     if not extract:
@@ -80,9 +85,18 @@ def math(response: str, answer: str, extract: tuple[Way, ...] = WAYS) -> float:
     found = find(response, extract)
     if found is None:
         return Noted(0.0, NO_ANSWER)
-    right = reference(answer)
-    value = symbolic.equal(found.text, right, found.way == "text")
+    right, whole = reference(answer), found.way == "text"
+    value = None if whole else _plainly(found.text, right)
+    if value is None:
+        value = symbolic.equal(found.text, right, whole)
     return Noted(value, FALLBACK) if found.way == "number" else value
+
+
+def _plainly(given: str, right: str) -> float | None:
+    """The verdict where none of mathematics is needed, which is slow."""
+    if _INTEGER.fullmatch(given) and _INTEGER.fullmatch(right):
+        return float(int(given) == int(right))
+    return 0.0 if len(given) > max(_LONGEST, 4 * len(right)) else None
 
 
 def _same(given: str | None, answer: str, tolerance: float) -> float:

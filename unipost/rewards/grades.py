@@ -48,7 +48,11 @@ class Scorer(Protocol):
 
 
 class Composite(Protocol):
-    """A reward made of others: a frozen dataclass with `rewards` and `combine`."""
+    """A reward made of others: a frozen dataclass with `rewards` and `combine`.
+
+    Where it has `asked(samples)`, its rewards are asked about the samples which that
+    gives, such as the steps of each.
+    """
 
     @property
     def rewards(self) -> Mapping[str, Reward]:
@@ -66,7 +70,7 @@ Reward = Callable[[str, str], float] | Scorer | Composite
 """A plain function (response, answer, **options), or a frozen dataclass."""
 
 
-def grades(
+def grades_of(
     values: Any,
     *,
     components: np.ndarray | None = None,
@@ -98,9 +102,11 @@ def checked(given: Sequence[float] | Grades, samples: Sequence[Sample]) -> Grade
     values = np.array([value for value, _ in pairs], np.float64)
     if known is None:
         reasons = [f"sample {i}: {p}" for i, (_, p) in enumerate(pairs) if p]
-        return grades(values, reasons=reasons)
+        return grades_of(values, reasons=reasons)
     # NaN with a reason of its own needs no other
-    silent = [(i, p) for i, (_, p) in enumerate(pairs) if p and p != "the reward is nan"]
+    silent = [
+        (i, p) for i, (_, p) in enumerate(pairs) if p and p != "the reward is nan"
+    ]
     return known._replace(
         values=values,
         components=_numbers(known.components),

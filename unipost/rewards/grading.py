@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unipost.rewards.calls import Verdict, call, failed, reason
-from unipost.rewards.grades import Grades, Reward, checked, grades
+from unipost.rewards.grades import Grades, Reward, checked, grades_of
+from unipost.rewards.pool import Pool
 from unipost.rewards.sample import Sample
-from unipost.rewards.sandbox import Call, Sandbox, Task
+from unipost.rewards.sandbox import Call, Task
 from unipost.rewards.tasks import function_task, safe, scorer_task, unbound
 
 Graded = Callable[[Sequence[Sample]], Grades]
@@ -34,14 +35,16 @@ class Grader:
         self._closing: list[Callable[[], Any]] = []
         self._opened: list[tuple[Any, Graded]] = []
         self._time_limit = time_limit
-        self._done: dict[int, Grades] = {}
-        self._sandbox: Sandbox | None = None
+        self._done: dict[tuple[int, int], tuple[Sequence[Sample], Grades]] = {}
+        self._pool: Pool | None = None
         self._root = self._open(reward)
 
     def __call__(self, samples: Sequence[Sample]) -> Grades:
         """Grade the samples. Never raises for what a reward does."""
-        self._done = {}
-        return self._root(samples)
+        try:
+            return self._root(samples)
+        finally:
+            self._done = {}
 
     def __enter__(self) -> Grader:
         return self
@@ -57,14 +60,15 @@ class Grader:
     def _open(self, reward: Reward) -> Graded:
         """The opened form; equal rewards are opened, and called on a batch, once."""
         for known, opened in self._opened:
-            if known == reward:
+            if _same(known, reward):
                 return opened
         place, grade = len(self._opened), self._graded(reward)
 
         def once(samples: Sequence[Sample]) -> Grades:
-            if place not in self._done:
-                self._done[place] = grade(samples)
-            return self._done[place]
+            key = place, id(samples)
+            if key not in self._done:  # the samples are kept: their id is in use
+                self._done[key] = samples, grade(samples)
+            return self._done[key][1]
 
         self._opened.append((reward, once))
         return once
@@ -96,12 +100,12 @@ class Grader:
         task, limit, box = scorer_task(reward), self._time_limit, self._box
         return lambda samples: _scorers(box(), task, limit, samples)
 
-    def _box(self) -> Sandbox:
-        """The worker process that all parts of this reward share."""
-        if self._sandbox is None:
-            self._sandbox = Sandbox()
-            self._closing.append(self._sandbox.close)
-        return self._sandbox
+    def _box(self) -> Pool:
+        """The worker processes that all parts of this reward share."""
+        if self._pool is None:
+            self._pool = Pool()
+            self._closing.append(self._pool.close)
+        return self._pool
 
 
 def open_reward(reward: Reward, time_limit: float | None = None) -> Grader:
@@ -112,35 +116,45 @@ def open_reward(reward: Reward, time_limit: float | None = None) -> Grader:
     return Grader(reward, time_limit)
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two rewards are equal, as far as they can be compared."""
+    try:
+        return one is other or (type(one) is type(other) and bool(one == other))
+    except Exception:  # settings that are arrays, say
+        return False
+
+
 def of_verdicts(verdicts: Sequence[Verdict]) -> Grades:
     """Grades of one verdict per sample."""
-    return grades(
+    return grades_of(
         [v.value for v in verdicts],
-        reasons=[f"sample {i}: {v.problem}" for i, v in enumerate(verdicts) if v.problem],
+        reasons=[
+            f"sample {i}: {v.problem}" for i, v in enumerate(verdicts) if v.problem
+        ],
         notes=Counter(v.note for v in verdicts if v.note),
     )
 
 
 def _functions(
-    box: Sandbox, task: Task, limit: float, samples: Sequence[Sample]
+    pool: Pool, task: Task, limit: float, samples: Sequence[Sample]
 ) -> Grades:
     """A plain function called in the sandbox, `limit` seconds for each sample."""
-    results = box.run(task, [Call(limit, (s.response, s.answer)) for s in samples])
+    results = pool.run(task, [Call(limit, (s.response, s.answer)) for s in samples])
     return of_verdicts(
         [Verdict(*r) if isinstance(r, tuple) else failed(r) for r in results]
     )
 
 
-def _scorers(
-    box: Sandbox, task: Task, limit: float, samples: Sequence[Sample]
-) -> Grades:
+def _scorers(pool: Pool, task: Task, limit: float, samples: Sequence[Sample]) -> Grades:
     """A scorer called in the sandbox group by group, `limit` seconds per sample."""
+    if not samples:
+        return grades_of([])
     places = _groups(samples)
     shown = [tuple(_fields(samples[i]) for i in own) for own in places]
     calls = [Call(limit * len(own), own) for own in shown]
     each = [
         Grades(*r) if isinstance(r, tuple) else _unscored(r, len(own))
-        for r, own in zip(box.run(task, calls), places, strict=True)
+        for r, own in zip(pool.run(task, calls), places, strict=True)
     ]
     return joined(each, places)
 
@@ -161,7 +175,7 @@ def _groups(samples: Sequence[Sample]) -> list[list[int]]:
 
 def _unscored(problem: str, count: int) -> Grades:
     lines = [f"sample {i}: {problem}" for i in range(count)]
-    return grades(np.full(count, np.nan), reasons=lines)
+    return grades_of(np.full(count, np.nan), reasons=lines)
 
 
 def _each_group(
@@ -185,7 +199,9 @@ def joined(each: Sequence[Grades], places: Sequence[Sequence[int]]) -> Grades:
     inverse = np.argsort(order, kind="stable")
     names = next((g.names for g in each if g.names), ())
     components = [
-        g.components if g.names == names else np.full((len(g.values), len(names)), np.nan)
+        g.components
+        if g.names == names
+        else np.full((len(g.values), len(names)), np.nan)
         for g in each
     ]
     steps = None
@@ -198,7 +214,7 @@ def joined(each: Sequence[Grades], places: Sequence[Sequence[int]]) -> Grades:
         for g, own in zip(each, places, strict=True)
         for line in g.reasons
     ]
-    return grades(
+    return grades_of(
         np.concatenate([g.values for g in each])[inverse],
         components=np.concatenate(components)[inverse],
         names=names,
@@ -221,12 +237,16 @@ def _combined(
     reward: Any, parts: Mapping[str, Graded], samples: Sequence[Sample]
 ) -> Grades:
     """`reward.combine`, with what went wrong and was noted in its parts."""
-    known = {name: grade(samples) for name, grade in parts.items()}
     try:
+        asked = reward.asked(samples) if hasattr(reward, "asked") else samples
+        known = {name: grade(asked) for name, grade in parts.items()}
         made = checked(reward.combine(samples, known), samples)
     except (Exception, SystemExit) as error:
-        made = _unscored(reason(error), len(samples))
-    reasons = [f"{n}: {line}" for n, g in known.items() for line in g.reasons]
+        return _unscored(reason(error), len(samples))
+    lines = [(name, line) for name, g in known.items() for line in g.reasons]
+    if asked is not samples:  # the place is not that of a sample
+        lines = [(name, line.partition(": ")[2]) for name, line in lines]
+    reasons = [f"{name}: {line}" for name, line in lines]
     notes = {f"{n}: {k}": v for n, g in known.items() for k, v in g.notes.items()}
     return made._replace(reasons=reasons + made.reasons, notes=notes | made.notes)
 

@@ -13,16 +13,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unipost.rewards.pipes import Pipes
 from unipost.rewards.worker import START_LIMIT
 
+PATIENCE = 16
+"""So many calls in a row that each end the worker end their batch too."""
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -30,11 +31,12 @@ WORKER = Path(__file__).with_name("worker.py")
 class Task:
     """What the worker calls: a function by its module and name, or a pickled scorer.
 
-    `preload` names modules to import before the first call, outside its time limit.
+    `options` are a function's keyword arguments, pickled. `preload` names modules to
+    import before the first call, outside its time limit.
     """
 
     target: tuple[str, str] = ("", "")
-    options: Mapping[str, Any] | None = None
+    options: bytes = b""
     preload: tuple[str, ...] = ()
     scorer: bytes | None = None
 
@@ -60,16 +62,18 @@ class Sandbox:
     def run(self, task: Task, calls: Sequence[Call]) -> list[tuple | str]:
         """Per call its result, or the reason why there is none."""
         results: list[tuple | str] = []
+        failures = 0  # in a row
         with self._lock:
             while len(results) < len(calls):
                 before = len(results)
                 problem = self._some(task, calls[before:], results)
                 if problem is None:
                     break
-                if problem.startswith(_START):
-                    results += [problem] * (len(calls) - len(results))
-                else:
-                    results.append(problem)
+                failures = failures + 1 if len(results) == before else 1
+                results.append(problem)
+                if problem.startswith(_START) or failures == PATIENCE:
+                    rest = problem if failures < PATIENCE else _HOPELESS
+                    results += [rest] * (len(calls) - len(results))
         return results
 
     def close(self) -> None:
@@ -86,7 +90,7 @@ class Sandbox:
         request = {
             "path": sys.path,
             "target": task.target,
-            "options": dict(task.options or {}),
+            "options": task.options,
             "preload": task.preload,
             "scorer": task.scorer,
             "calls": [tuple(call) for call in calls],
@@ -132,31 +136,23 @@ class Sandbox:
 
 
 _START = "the reward cannot be started"
+_HOPELESS = f"not asked, since {PATIENCE} calls in a row ended the worker process"
 
 
 def _fate(process: subprocess.Popen[bytes]) -> str:
-    """How a process ended by itself, without taking note of it."""
-    for _ in range(20):
-        try:
-            ended = os.waitid(
-                os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG
-            )
-        except ChildProcessError:
-            return ""
-        if ended is not None:
-            if ended.si_code == os.CLD_EXITED:
-                return f" with exit status {ended.si_status}"
-            return f" of {signal.Signals(ended.si_status).name}"
-        time.sleep(0.005)
-    return ""
+    """How a process ended by itself."""
+    try:
+        code = process.wait(0.2)
+    except subprocess.TimeoutExpired:  # it has only closed its pipe
+        return ""
+    return f" with exit status {code}" if code >= 0 else f" of signal {-code}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a worker with everything in its session, and wait for it."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):

@@ -34,6 +34,6 @@ def _checker() -> tuple[Callable[[str], list[Any]], Callable[[Any, Any], bool]]:
         logging.getLogger(f"math_verify.{name}").setLevel(logging.ERROR)
     targets = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
     return (
-        lambda text: parse(text, targets, parsing_timeout=None),
-        lambda truth, given: verify(truth, given, timeout_seconds=None),
+        lambda text: parse(text, targets, parsing_timeout=0),
+        lambda truth, given: verify(truth, given, timeout_seconds=0),
     )

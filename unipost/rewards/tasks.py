@@ -12,7 +12,9 @@ from unipost.config import Bound
 from unipost.rewards.sandbox import Task
 
 LIBRARY = "unipost."
-UNBOUNDED: dict[tuple[str, str], tuple[str, ...]] = {}
+UNBOUNDED: dict[tuple[str, str], tuple[str, ...]] = {
+    ("unipost.rewards.correctness", "math"): ("math_verify",)
+}
 """The library's own functions that may take for ever -> modules that they import."""
 
 
@@ -35,7 +37,7 @@ def function_task(function: Callable[..., Any], options: dict[str, Any]) -> Task
     if not inspect.isroutine(function) or not _importable(function):
         raise ValueError(_refusal(function, "function"))
     path = _path(function)
-    return Task(path, options, UNBOUNDED.get(path, ()))
+    return Task(path, _sent(path[1], options), UNBOUNDED.get(path, ()))
 
 
 def scorer_task(scorer: Any) -> Task:
@@ -45,10 +47,13 @@ def scorer_task(scorer: Any) -> Task:
     """
     if not _importable(type(scorer)):
         raise ValueError(_refusal(type(scorer), "class"))
+    return Task(scorer=_sent(type(scorer).__name__, scorer))
+
+
+def _sent(name: str, settings: Any) -> bytes:
     try:
-        return Task(scorer=pickle.dumps(scorer))
+        return pickle.dumps(settings)
     except Exception as error:
-        name = type(scorer).__name__
         raise ValueError(
             f"reward: the settings of {name} cannot be sent to another process "
             f"({error}); write time_limit: null"

@@ -87,8 +87,11 @@ def _runner(request: dict[str, Any]) -> Callable[..., tuple]:
         scorer = pickle.loads(request["scorer"])
         return functools.partial(_scored, scorer)
     module, name = request["target"]
-    own, options = module.startswith("unipost.rewards."), request["options"]
-    found = _library(module.rpartition(".")[2]) if own else importlib.import_module(module)
+    options = pickle.loads(request["options"])
+    own = module.startswith("unipost.rewards.")
+    found = (
+        _library(module.rpartition(".")[2]) if own else importlib.import_module(module)
+    )
     for part in name.split("."):
         found = getattr(found, part)
     call = _library("calls").call
@@ -112,7 +115,10 @@ def _library(name: str) -> Any:
     if full in sys.modules:
         return sys.modules[full]
     kept = _loaded()
-    for package, path in {"unipost": PACKAGE.parent, "unipost.rewards": PACKAGE}.items():
+    for package, path in {
+        "unipost": PACKAGE.parent,
+        "unipost.rewards": PACKAGE,
+    }.items():
         bare: Any = types.ModuleType(package)
         bare.__path__ = [str(path)]
         sys.modules[package] = bare

@@ -24,6 +24,7 @@ from unipost.rollouts.preferences import SampledPreferences as SampledPreference
 from unipost.rollouts.questions import check_stop as check_stop
 from unipost.rollouts.questions import texts as texts
 from unipost.rollouts.source import Rollouts as Rollouts
+from unipost.scalar.steps import LabelledSteps
 from unipost.sources import (
     Demonstrations,
     LabelledRows,
@@ -37,6 +38,7 @@ SOURCES: dict[str, type[Source]] = {
     "demonstrations": Demonstrations,
     "preferences": Preferences,
     "labelled": LabelledRows,
+    "labelled_steps": LabelledSteps,
     "rollouts": Rollouts,
     "sampled_preferences": SampledPreferences,
 }

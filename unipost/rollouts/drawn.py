@@ -33,7 +33,7 @@ class Texts(NamedTuple):
     @property
     def present(self) -> np.ndarray:
         """[n, G] rows with a token."""
-        return self.mask.any(-1)
+        return np.asarray(self.mask.any(-1))
 
 
 class Drawn(NamedTuple):

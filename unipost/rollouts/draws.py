@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-RESPONSES, SHUFFLE, ROUNDS, PREFIXES, ORDER = 1, 3, 5, 7, 9
+RESPONSES, SHUFFLE, ROUNDS, PREFIXES, ORDER, REJECTION = 1, 3, 5, 7, 9, 11
 
 
 def key(seed: int, purpose: int, *numbers: int) -> jax.Array:

@@ -56,7 +56,7 @@ def numbers(graded: Graded, own: int) -> dict[str, float]:
         "finished": _mean(finished, there),
         "unscored": float(unscored),
         "unscored_share": unscored / max(every, 1),
-        "zero_variance": 1.0 - _mean(mixed(drawn, own), there.any(-1)),
+        "zero_variance": 1.0 - _mean(mixed(drawn, own), np.asarray(there.any(-1))),
         "noted": float(sum(graded.notes.values())),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -55,15 +56,18 @@ class Questions:
             return prompt
         return self.tokenizer.decode(list(self.prompt(i)))
 
-    def request(self, i: int, ids: range, budget: int, given=()) -> Request:
+    def request(
+        self, i: int, ids: range, budget: int, given: tuple[int, ...] = ()
+    ) -> Request:
         """Responses to prompt i that begin with the tokens `given`."""
-        prompt = self.prompt(i) + tuple(given)
-        return Request(prompt, tuple(ids), budget, self.ends, self.stop)
+        fixed = self.ends, self.stop, given
+        return Request(self.prompt(i), tuple(ids), budget, *fixed)
 
     def numbers(self, column: str) -> np.ndarray:
         """A column [N] of the file. Raises DataError unless all values are numbers."""
-        values = [question.row.get(column) for question in self.rows]
-        for question, value in zip(self.rows, values, strict=True):
+        values = []
+        for question in self.rows:
+            value: Any = question.row.get(column)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value):
                 where = question.place or self.path
@@ -71,7 +75,8 @@ class Questions:
                     f"{where}: order.column: {column!r} is {value!r}; write a column "
                     "that holds a number in every row"
                 )
-        return np.array(values, np.float64)
+            values.append(float(value))
+        return np.array(values)
 
 
 def open_questions(

@@ -20,6 +20,7 @@ from unipost.sampling.protocol import (
     Engine,
     check_requests,
     completing_token,
+    given_tokens,
 )
 from unipost.tokenizer import Tokenizer
 
@@ -50,6 +51,7 @@ def sample(
     stop_tokens: tuple[int, ...] = (),
     pad_token: int = 0,
     ids: Array | None = None,
+    given: Array | None = None,
 ) -> Samples:
     """`group` responses to each prompt [P L], up to sampling.max_tokens tokens each.
 
@@ -57,8 +59,9 @@ def sample(
     prompt is read once, and its keys and values are held once for its group. Decoding
     stops early when every row has ended. Row n draws from fold_in(key, ids[n]), then
     from fold_in(that, t); ids are 0 ... P*G-1 unless given, so pass a new key for every
-    call. Jittable; shapes come from `sampling`, `group` and `stop_tokens`. Every row
-    needs at least one prompt token.
+    call. `given` [P T] holds tokens that take the place of drawn ones, -1 elsewhere;
+    they end no row, and their log-prob is NaN. Jittable; shapes come from `sampling`,
+    `group` and `stop_tokens`. Every row needs at least one prompt token.
 
     Raises ValueError for shapes that do not fit and a group below 1.
     """
@@ -71,6 +74,7 @@ def sample(
         logits, cache = jnp.repeat(logits, group, 0), share_cache(cache, group, length)
     keys = row_keys(key, jnp.arange(rows) if ids is None else ids)
     stops = jnp.asarray(stop_tokens, jnp.int32)
+    forced = None if given is None else jnp.repeat(given, group, 0)
 
     def unfinished(state):
         step, *_, ended = state
@@ -81,11 +85,16 @@ def sample(
         step, cache, logits, tokens, mask, logps, ended = state
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         token, logp = draw(logits, step_keys, sampling)
+        drawn = True
+        if forced is not None:
+            drawn = forced[:, step] < 0
+            token = jnp.where(drawn, token, forced[:, step])
+            logp = jnp.where(drawn, logp, jnp.nan)
         token = jnp.where(ended, pad_token, token).astype(jnp.int32)
         tokens = tokens.at[:, step].set(token)
         mask = mask.at[:, step].set(~ended)
         logps = logps.at[:, step].set(jnp.where(ended, 0.0, logp))
-        ended = ended | jnp.isin(token, stops)
+        ended = ended | (jnp.isin(token, stops) & drawn)
         logits, cache = policy.decode(params, cache, token)
         return step + 1, cache, logits, tokens, mask, logps, ended
 
@@ -202,6 +211,7 @@ class _BatchEngine:
             stop_tokens=stops,
             pad_token=self.tokenizer.pad_token,
             ids=np.array([i for r in requests for i in r.ids], np.int32),
+            given=given_tokens(requests, self.sampling.max_tokens),
         )
         tokens, mask, logps, ended = (np.asarray(x) for x in samples)
         lengths = mask.sum(-1)

@@ -19,6 +19,7 @@ from unipost.sampling.protocol import (
     Request,
     check_requests,
     completing_token,
+    given_tokens,
 )
 from unipost.sampling.slots import Rows, Slots, admit, empty_slots, read_prompts, run
 from unipost.tokenizer import Tokenizer
@@ -127,6 +128,7 @@ class _Call:
         self.columns = engine.prompt_length + engine.sampling.max_tokens
         count = engine.settings.slots
         self.slots = empty_slots(engine.policy, params, count, self.columns)
+        given = given_tokens(requests, engine.sampling.max_tokens)
         widest = max((len(request.stop_tokens) for request in requests), default=0)
         self.rows = Rows(
             id=np.zeros(count, np.int32),
@@ -134,6 +136,7 @@ class _Call:
             budget=np.zeros(count, np.int32),
             stops=np.full((count, max(widest, 1)), -1, np.int32),
             live=np.zeros(count, bool),
+            given=None if given is None else np.full((count, given.shape[1]), -1, "i4"),
         )
         self.groups = [[_Draft(r, i) for i in r.ids] for r in requests]
         self.unread = deque(self.groups)
@@ -185,6 +188,9 @@ class _Call:
         rows.budget[slot], rows.live[slot] = request.max_tokens, True
         rows.stops[slot] = -1
         rows.stops[slot, : len(stops)] = stops
+        if rows.given is not None:
+            rows.given[slot] = -1
+            rows.given[slot, : len(request.given)] = request.given
         self.drafts[slot] = draft
 
     def decode(self) -> None:

@@ -24,7 +24,8 @@ class Request:
     depends on the key of the call and this number, not on the other requests.
     max_tokens: a completion's budget. stop_tokens: ids that end it. stop: strings that
     end it; looked for in the decoded text, which leaves special tokens out. The token
-    that ends a completion, or that completes a string, belongs to it.
+    that ends a completion, or that completes a string, belongs to it. given: ids that
+    every completion begins with; they count in its budget and have log-prob NaN.
     """
 
     prompt: tuple[int, ...]
@@ -32,6 +33,7 @@ class Request:
     max_tokens: int
     stop_tokens: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
+    given: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("prompt", self.prompt), ("ids", self.ids)):
@@ -40,6 +42,11 @@ class Request:
         if self.max_tokens < 1:
             raise ValueError(
                 f"Request.max_tokens is {self.max_tokens}; give an integer >= 1"
+            )
+        if len(self.given) >= self.max_tokens:
+            raise ValueError(
+                f"Request.given: {len(self.given)} tokens leave none to draw of "
+                f"max_tokens {self.max_tokens}; give fewer"
             )
         if isinstance(self.stop, str) or "" in self.stop:
             raise ValueError(
@@ -51,8 +58,8 @@ class Completion(NamedTuple):
     """Tokens [t], t >= 1, and the log-probability [t] each was drawn at.
 
     logps are those of the exact distribution of the draw, after temperature and cuts;
-    NaN where an external engine does not report it. finish: "stop" after a stop token
-    or string, "length" where the budget ended first.
+    NaN where an external engine does not report it, and of what was given. finish:
+    "stop" after a stop token or string, "length" where the budget ended first.
     """
 
     tokens: np.ndarray
@@ -112,6 +119,16 @@ def check_requests(
                     f"request {i}: stop {text!r} is a special token, which decoded "
                     "text leaves out; write its id in stop_tokens"
                 )
+
+
+def given_tokens(requests: Sequence[Request], length: int) -> np.ndarray | None:
+    """What completions begin with [P length], -1 where drawn; None: nothing is."""
+    if not any(request.given for request in requests):
+        return None
+    tokens = np.full((len(requests), length), -1, np.int32)
+    for row, request in enumerate(requests):
+        tokens[row, : len(request.given)] = request.given
+    return tokens
 
 
 def completing_token(

@@ -145,7 +145,8 @@ class _RemoteEngine:
             wanted = self.settings.logprobs != "none"
             greedy = float(self.sampling.temperature) == 0
             logps = "zero" if greedy else "given" if wanted else "absent"
-            return completions(found, request, self.endpoint.url, logps)
+            drawn = completions(found, request, self.endpoint.url, logps)
+            return [_after(request.given, one) for one in drawn]
 
         pool = ThreadPoolExecutor(self.settings.workers)
         try:
@@ -162,9 +163,9 @@ class _RemoteEngine:
         sampling = self.sampling
         body = NEUTRAL | {
             "model": self.settings.model,
-            "prompt": list(request.prompt),
+            "prompt": [*request.prompt, *request.given],
             "n": len(request.ids),
-            "max_tokens": request.max_tokens,
+            "max_tokens": request.max_tokens - len(request.given),
             "temperature": float(sampling.temperature),
             "top_k": -1 if sampling.top_k is None else sampling.top_k,
             "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
@@ -176,3 +177,12 @@ class _RemoteEngine:
             "ignore_eos": not request.stop_tokens,
         }
         return body if self.settings.logprobs == "none" else body | {"logprobs": 1}
+
+
+def _after(given: tuple[int, ...], drawn: Completion) -> Completion:
+    """A completion with the tokens before it that were given."""
+    if not given:
+        return drawn
+    tokens = np.concatenate([np.array(given, drawn.tokens.dtype), drawn.tokens])
+    unknown = np.full(len(given), np.nan, drawn.logps.dtype)
+    return Completion(tokens, np.concatenate([unknown, drawn.logps]), drawn.finish)

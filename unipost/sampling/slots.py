@@ -28,6 +28,7 @@ class Rows(NamedTuple):
 
     id: of the completion. position: tokens drawn so far. budget: most tokens to draw.
     stops [N S]: ids that end it, filled up with -1. live: whether it still draws.
+    given [N T]: tokens that take the place of drawn ones, -1 elsewhere; None: none do.
     """
 
     id: np.ndarray
@@ -35,6 +36,7 @@ class Rows(NamedTuple):
     budget: np.ndarray
     stops: np.ndarray
     live: np.ndarray
+    given: np.ndarray | None = None
 
 
 class Run(NamedTuple):
@@ -106,9 +108,15 @@ def run(
         step, slots, position, live, tokens, logps = state
         now = jax.vmap(jax.random.fold_in)(keys, position)
         token, logp = draw(slots.logits, now, sampling)
+        drawn = True
+        if rows.given is not None:
+            forced = jnp.take_along_axis(rows.given, position[:, None], 1)[:, 0]
+            drawn = forced < 0
+            token = jnp.where(drawn, token, forced)
+            logp = jnp.where(drawn, logp, jnp.nan)
         tokens, logps = tokens.at[:, step].set(token), logps.at[:, step].set(logp)
         position = position + live
-        stopped = (token[:, None] == rows.stops).any(-1)
+        stopped = (token[:, None] == rows.stops).any(-1) & drawn
         live = live & ~stopped & (position < rows.budget)
         decoded = Slots(*policy.decode(params, slots.cache, token))
         return step + 1, decoded, position, live, tokens, logps

@@ -162,6 +162,6 @@ def _written(folder: str, setting: Setting, questions: Questions) -> np.ndarray:
     index = np.minimum(np.arange(batches * size), count - 1)
     for where in index.reshape(batches, size):
         rows = (jnp.asarray(x[where][:, None]) for x in questions.tokens[:4])
-        scored = annotate(teacher.policy, teacher.params, Rows(*rows))
+        scored = annotate(teacher.policy, teacher.params, Rows(*rows, packed=None))
         parts.append(np.asarray(scored.policy, np.float32)[:, 0])
     return np.concatenate(parts)[:count]

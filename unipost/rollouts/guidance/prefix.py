@@ -8,11 +8,10 @@ from typing import Literal
 import numpy as np
 
 from unipost.annealed import Annealed
-from unipost.model import Params
 from unipost.rollouts import draws
-from unipost.rollouts.drawn import Texts, no_texts
+from unipost.rollouts.drawn import Texts
 from unipost.rollouts.guidance.base import Guidance, Guide, Site
-from unipost.sampling import Completion, Engine
+from unipost.sampling import Engine, as_samples
 
 Shape = Literal["cosine", "linear", "constant"]
 
@@ -63,10 +62,9 @@ class Prefix(Guidance):
         return float(schedule.at(step))
 
     def open(self, site):
-        longest = site.prompt_length + site.sampling.max_tokens - 1
         setting = site.setting
         engine = site.sampler.open(
-            setting.policy, setting.tokenizer, site.sampling, longest
+            setting.policy, setting.tokenizer, site.sampling, site.prompt_length
         )
         return _Prefixed(self, site, engine)
 
@@ -78,41 +76,42 @@ class _Prefixed(Guide):
     engine: Engine
 
     def texts(self, turn, memory):
-        rows, length = self.settings.rows, self.site.sampling.max_tokens
-        lines = np.repeat(turn.index, rows)
-        where = self.site.setting.seed, draws.PREFIXES, self.site.part
-        where += turn.step, turn.round
+        site, count = self.site, self.settings.rows
+        lines = np.repeat(turn.index, count).tolist()
+        where = site.setting.seed, draws.PREFIXES, site.part, turn.step, turn.round
         low = self.settings.lowest(turn.step)
         shares = low + (self.settings.high - low) * draws.uniform(len(lines), *where)
         given = self._given(lines, shares)
-        drawn = self._continued(lines, given, turn.params, draws.key(*where))
-        pad = self.site.questions.tokenizer.pad_token
-        out = no_texts(len(lines), 1, length, pad, drawn[0].logps.dtype)
-        for row, (prefix, more) in enumerate(zip(given, drawn, strict=True)):
-            start, end = len(prefix), len(prefix) + len(more.tokens)
-            out.tokens[row, 0, :start], out.tokens[row, 0, start:end] = prefix, more[0]
-            out.mask[row, 0, :end] = out.off[row, 0, :start] = True
-            out.behavior[row, 0, :start] = np.nan
-            out.behavior[row, 0, start:end] = more.logps
-            out.finished[row, 0] = more.finish == "stop"
-        shape = len(turn.index), rows
-        return Texts(*(x.reshape(*shape, *x.shape[2:]) for x in out))
+        budget = site.sampling.max_tokens
+        requests = [
+            site.questions.request(i, range(row, row + 1), budget, prefix)
+            for row, (i, prefix) in enumerate(zip(lines, given, strict=True))
+        ]
+        drawn = self.engine(turn.params, requests, draws.key(*where))
+        pad = site.questions.tokenizer.pad_token
+        samples = as_samples(drawn, budget, pad)
+        tokens, mask, logps, finished = (
+            np.asarray(x).reshape(len(turn.index), count, *x.shape[2:]) for x in samples
+        )
+        lengths = np.array([len(x) for x in given]).reshape(len(turn.index), count)
+        off = mask & (np.arange(budget) < lengths[..., None])
+        self._check(tokens[off], given)
+        return Texts(tokens, mask, np.where(off, np.nan, logps), off, finished)
 
-    def _given(self, lines: np.ndarray, shares: np.ndarray) -> list[tuple[int, ...]]:
+    def _given(self, lines: list[int], shares: np.ndarray) -> list[tuple[int, ...]]:
         """floor(l |y*|) tokens of every line's worked solution."""
         whole = [self.site.questions.solution(i) for i in lines]
         pairs = zip(whole, shares, strict=True)
         return [solution[: int(share * len(solution))] for solution, share in pairs]
 
-    def _continued(self, lines, given, params: Params, key) -> list[Completion]:
-        budget = self.site.sampling.max_tokens
-        requests = [
-            self.site.questions.request(
-                i, range(row, row + 1), budget - len(prefix), prefix
+    def _check(self, tokens: np.ndarray, given: list[tuple[int, ...]]) -> None:
+        """Refuse a sampler of one's own that does not know of given tokens."""
+        if tokens.tolist() != [token for prefix in given for token in prefix]:
+            name = type(self.site.sampler).__name__
+            raise ValueError(
+                f"sampler: {name} gives completions that do not begin with what its "
+                "requests give; honour Request.given, or leave prefix out"
             )
-            for row, (i, prefix) in enumerate(zip(lines, given, strict=True))
-        ]
-        return [one for (one,) in self.engine(params, requests, key)]
 
     def numbers(self, step, index, texts, memory):
         given, whole = texts.off.sum(), max(texts.mask.sum(), 1)
