@@ -229,9 +229,7 @@ def hybrid_advantages(data, continuation="own"):
     return found
 
 
-def prefix_rft(
-    data, share=0.2, clip=0.2, dual=3.0, entropy=0.001, continuation="own"
-):
+def prefix_rft(data, share=0.2, clip=0.2, dual=3.0, entropy=0.001, continuation="own"):
     """2507.01679: PPO's clip everywhere, prefix tokens by the top of their entropies."""
     adv = hybrid_advantages(data, continuation)
     ranked = [data.still[i] for i in data.shown]

@@ -75,9 +75,10 @@ def random_batch(
 ):
     """(streams, batch) in float64, NaN where nothing may be read.
 
-    `process`: rewards per step. `prefix`: the last row is a prefix and what follows. `text`: the tokens between and before the response's
-    are read too, so they are numbers. The policy, the snapshot, the sampler and the
-    reference are four models that lie close together.
+    `process`: rewards per step. `prefix`: the last row is a prefix and what follows it.
+    `text`: the tokens between and before the response's are read too, so they are
+    numbers. The policy, the snapshot, the sampler and the reference are four models
+    that lie close together.
     """
     rng = np.random.default_rng(seed)
     shape = (prompts, group, tokens)

@@ -68,9 +68,7 @@ def test_targets_are_the_returns_of_the_objectives_own_advantages():
     assert np.isnan(np.asarray(returns)[2, 1][np.asarray(batch.mask)[2, 1]]).all()
     assert not np.asarray(returns)[np.asarray(batch.mask) == 0].any()
     signal = np.asarray(PPO.advantage(batch))
-    whitened = (raw[known] - raw[known].mean()) / np.sqrt(
-        raw[known].var(ddof=1) + 1e-8
-    )
+    whitened = (raw[known] - raw[known].mean()) / np.sqrt(raw[known].var(ddof=1) + 1e-8)
     np.testing.assert_allclose(signal[known], whitened, rtol=1e-5, atol=1e-6)
     assert not signal[~known].any()
     values = np.asarray(batch.values)[known]

@@ -87,8 +87,9 @@ def test_before_and_after_a_token(name):
 def test_what_was_read_is_written_bit_for_bit(tmp_path, name):
     config, params, _, layout = load_classifier(MODELS / name)
     save_classifier(tmp_path / "out", config, params, layout)
-    theirs, ours = load_file(MODELS / name / WEIGHTS), load_file(
-        tmp_path / "out" / WEIGHTS
+    theirs, ours = (
+        load_file(MODELS / name / WEIGHTS),
+        load_file(tmp_path / "out" / WEIGHTS),
     )
     assert ours.keys() == theirs.keys()
     for key, tensor in ours.items():

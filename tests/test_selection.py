@@ -13,6 +13,7 @@ from unipost.data import DataError
 from unipost.rewards import exact
 from unipost.rollouts import Curriculum, Drop, Prioritised, Resample
 from unipost.rollouts.draws import uniform, without_replacement
+from unipost.signals import BatchZScore
 
 OTHER = params_of(5)
 
@@ -65,7 +66,7 @@ def test_statistics_see_no_dropped_group(sums):
     """The batch's standard deviation is that of the groups that stay."""
     drawn = graded(sums, groups=Drop()).open(SETTING).batch(0, OTHER)
     there = array(drawn.batch.mask).any((1, 2))
-    objective = presets.reinforce_pp_baseline()
+    objective = replace(presets.grpo(kl=None), signal=BatchZScore(center="group"))
     filled = replace(drawn.batch, old=drawn.batch.behavior)
     alone = jax.tree.map(lambda x: x[there], filled)
     signal = objective.advantage(filled)
@@ -213,8 +214,9 @@ def test_a_curriculum_goes_from_easy_to_hard(tmp_path, first):
 def test_the_share_of_a_curriculum_by_shape():
     linear = Curriculum("x", 10, 0.2, "linear")
     root = Curriculum("x", 10, 0.2, "root")
-    np.testing.assert_allclose([linear.share(t) for t in (0, 5, 10, 99)], [0.2, 0.6, 1, 1])
-    np.testing.assert_allclose([root.share(t) for t in (0, 5, 10)], [0.2, 0.52**0.5, 1])
+    times = (0, 5, 10, 99)
+    np.testing.assert_allclose([linear.share(t) for t in times], [0.2, 0.6, 1, 1])
+    np.testing.assert_allclose([root.share(t) for t in times], [0.2, 0.52**0.5, 1, 1])
 
 
 def test_a_curriculum_needs_numbers(sums, tmp_path):

@@ -122,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("file", type=Path, metavar="FILE", help="experiment or study")
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
+    run.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="short for model=FOLDER, of a study base=FOLDER",
+    )
     run.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
 
     explain = verb("explain", EXPLAIN, _explain)
@@ -148,12 +153,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    import json
+
     from unipost.compilation import enable_cache, first_step_text
     from unipost.pipeline import is_pipeline
     from unipost.study import is_study
     from unipost.tree import load_tree
 
     tree = load_tree(options.file, options.overrides)
+    if options.model is not None:
+        # a path may hold what YAML reads as something else
+        key = "base" if is_study(tree) else "model"
+        options.overrides.append(f"{key}={json.dumps(options.model)}")
     enable_cache(options.cache)
     if is_study(tree):
         _run_study(options)

@@ -29,6 +29,7 @@ from unipost.score import Score
 from unipost.sources import TooLong
 from unipost.tokenizer import Tokenizer
 from unipost.update import Rows, streams_of
+from unipost.wording import Wording
 
 Array = jax.Array
 
@@ -41,6 +42,7 @@ class Task:
     pass_at   values of k for pass@k, at most `samples`
     limit     only the first so many items
     marker    text whose share of greedy responses is reported as `style`
+    wording   how a question becomes a prompt; None: it is one
     role      target: what training aims at; retention: what it may forget
     """
 
@@ -55,6 +57,7 @@ class Task:
     role: Literal["target", "retention"] = "target"
     title: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
 
     def __post_init__(self):
@@ -145,7 +148,11 @@ def open_tasks(evaluation: Evaluation, tokenizer: Tokenizer) -> dict[str, OpenTa
     opened = {}
     for name, task in evaluation.tasks.items():
         questions = read_rows(
-            task.path, "questions", task.columns, tokenizer=tokenizer
+            task.path,
+            "questions",
+            task.columns,
+            tokenizer=tokenizer,
+            wording=task.wording,
         ).rows[: task.limit]
         rows: list[Demonstration | Question] = list(questions)
         if name == evaluation.distance:  # margins compare it with mistakes

@@ -23,6 +23,7 @@ from unipost.model import Params, Policy
 from unipost.rows import Kind
 from unipost.tokenizer import Tokenizer
 from unipost.update import Rows
+from unipost.wording import Wording
 
 TooLong = Literal["raise", "drop", "truncate"]
 OnBadRow = Literal["raise", "skip"]
@@ -175,6 +176,7 @@ class Demonstrations(Source):
     prompt_length: int
     response_length: int
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
     train_on: TrainOn = "last"
@@ -201,6 +203,7 @@ class Preferences(Source):
     prompt_length: int
     response_length: int
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
 
@@ -229,6 +232,7 @@ class LabelledRows(Source):
     prompt_length: int
     response_length: int
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
 
@@ -254,7 +258,13 @@ def _open_fixed(
 ) -> Fixed:
     tokenizer = setting.tokenizer
     rows = read_rows(
-        source.path, kind, source.columns, source.on_bad_row, tokenizer, train_on
+        source.path,
+        kind,
+        source.columns,
+        source.on_bad_row,
+        tokenizer,
+        train_on,
+        source.wording,
     ).rows
     lengths = source.prompt_length, source.response_length
     tokens = encode_rows(tokenizer, rows, *lengths, source.too_long)

@@ -90,7 +90,8 @@ def _read(source: Any, kind: Kind, tokenizer: Tokenizer) -> None:
     bad, on = source.on_bad_row, "last"
     if isinstance(source, Demonstrations):
         on = source.train_on
-    rows = read_rows(source.path, kind, source.columns, bad, tokenizer, on).rows
+    asked = source.path, kind, source.columns, bad, tokenizer, on, source.wording
+    rows = read_rows(*asked).rows
     response = getattr(source, "response_length", 1)
     encode_rows(tokenizer, rows, source.prompt_length, response, source.too_long)
 

@@ -5,7 +5,7 @@ import re
 from fractions import Fraction
 
 _RUN = re.compile(
-    r"(?:[0-9$(+\-]|\.(?=[0-9]))[0-9+\-*/().,=$%\u00d7\u00f7\u2212 \t]{0,1000}"
+    r"(?:[0-9$(+\-]|\.(?=[0-9]))[0-9+\-*/().,=$%\u00d7\u00f7\u2212\u2013 \t]{0,1000}"
 )
 _TIMES = re.compile(r"(?<=[0-9%)]) ?[xX] ?(?=[0-9($.])")
 _BREAK = re.compile(r"[,.][ \t]")  # 2+2=4, 3+3=6
@@ -14,7 +14,10 @@ _TOKEN = re.compile(
     r"[ \t]*(?:([0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"|([-+*/()%]))"
 )
-_TYPED = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "$": " "})
+_BINDS = "_^:)}]!*/\u00d7\u00f7\u221a"  # beside a run: it is part of a larger term
+_TYPED = str.maketrans(
+    {"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "\u2013": "-", "$": " "}
+)
 _LONGEST = 300  # letters of one side
 _ORDER = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "negative": 3}
 _OPERATORS = {
@@ -62,12 +65,14 @@ def _in_a_term(text: str, start: int, end: int) -> bool:
     if text[start] in "+-" or spaced[-1:] in ("*", "/", "\u00d7", "\u00f7"):
         before = spaced
     after = text[end : end + 1] if text[end - 1].isdigit() else ""
-    return any(c.isalpha() or c in "_^:)}]!*/\u00d7\u00f7" for c in before[-1:] + after)
+    return any(c.isalpha() or c in _BINDS for c in before[-1:] + after)
 
 
 def _chain(text: str) -> list[bool]:
     """The verdicts on a = b = c, of which a side that cannot be read is skipped."""
-    sides = [side.rstrip(" \t,.").lstrip() for side in text.translate(_TYPED).split("=")]
+    sides = [
+        side.rstrip(" \t,.").lstrip() for side in text.translate(_TYPED).split("=")
+    ]
     values = [value_of(side) for side in sides]
     verdicts = []
     for left, right, written in zip(values, values[1:], sides[1:], strict=False):

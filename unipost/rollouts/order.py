@@ -152,7 +152,8 @@ class Curriculum(Order):
     def draw(self, questions, place, memory):
         values = questions.numbers(self.column)
         values = values if self.first == "lowest" else -values
-        most = max(1, int(np.ceil(self.share(place.step) * questions.size)))
+        # rounded first: 0.6 * 10 is a little more than 6
+        most = max(1, int(np.ceil(round(self.share(place.step) * questions.size, 6))))
         easy = np.argsort(values, kind="stable")[:most]
         where = place.seed, draws.ORDER, place.step, place.round
         noise = draws.uniform(most, *where)

@@ -22,6 +22,7 @@ from unipost.sources import (
     close_stream,
     pair_rewards,
 )
+from unipost.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class SampledPreferences(Source):
     stop: tuple[str, ...] = ()
     time_limit: float = 5.0
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
 
@@ -73,6 +75,7 @@ class SampledPreferences(Source):
             sampler=self.sampler,
             stop=self.stop,
             columns=self.columns,
+            wording=self.wording,
             too_long=self.too_long,
             on_bad_row=self.on_bad_row,
         ).open(setting)

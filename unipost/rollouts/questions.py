@@ -15,6 +15,7 @@ from unipost.rows import Demonstration, Question, demonstration
 from unipost.sampling import Request
 from unipost.sources import OnBadRow, TooLong
 from unipost.tokenizer import Tokenizer
+from unipost.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def open_questions(
     solved: bool = False,
     stop: tuple[str, ...] = (),
     columns: dict[str, str] | None = None,
+    wording: Wording | None = None,
     too_long: TooLong = "raise",
     on_bad_row: OnBadRow = "raise",
 ) -> Questions:
@@ -96,7 +98,9 @@ def open_questions(
     Raises DataError naming file, line and reason, ValueError for a stop string that no
     decoded text holds.
     """
-    questions = read_rows(path, "questions", columns, on_bad_row, tokenizer).rows
+    questions = read_rows(
+        path, "questions", columns, on_bad_row, tokenizer, wording=wording
+    ).rows
     # a worked solution is read, and has to fit, only where it is a row of the group
     rows: list[Demonstration | Question] = list(questions)
     if solved:

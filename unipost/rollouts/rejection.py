@@ -18,6 +18,7 @@ from unipost.rollouts.questions import Questions, open_questions
 from unipost.rows import Question
 from unipost.sampling import BatchSampler, Completion, Sampler, Sampling
 from unipost.sources import OnBadRow, Setting, TooLong
+from unipost.wording import Wording
 
 COUNTED = "questions sampled right unscored truncated filtered kept".split()
 
@@ -63,6 +64,7 @@ class Rejection:
     sampler: Sampler = BatchSampler()
     stop: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
 
@@ -107,6 +109,7 @@ def rejection_sample(setting: Setting, rejection: Rejection) -> Rejected:
         rejection.sampling.max_tokens,
         stop=rejection.stop,
         columns=rejection.columns,
+        wording=rejection.wording,
         too_long=rejection.too_long,
         on_bad_row=rejection.on_bad_row,
     )

@@ -16,6 +16,7 @@ from unipost.rollouts.stream import Rolled
 from unipost.sampling import BatchSampler, Sampler, Sampling
 from unipost.signals import Supervision
 from unipost.sources import OnBadRow, Setting, Source, Stream, TooLong, Varies
+from unipost.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Rollouts(Source):
                 filtering); kept: they count as the others
     rewards     shuffled permutes the rewards over the batch: a control that must not
                 learn
+    wording     how a question becomes a prompt; None: it is one
     supervision process gives rewards of steps, on the tokens that end them, for a
                 signal with supervision: process; the reward has to give steps
 
@@ -58,6 +60,7 @@ class Rollouts(Source):
     sampler: Sampler = BatchSampler()
     stop: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
 
@@ -134,6 +137,7 @@ class Rollouts(Source):
             solved=solved,
             stop=self.stop,
             columns=self.columns,
+            wording=self.wording,
             too_long=self.too_long,
             on_bad_row=self.on_bad_row,
         )

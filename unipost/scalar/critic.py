@@ -235,9 +235,7 @@ def targets(objective: AnyObjective, batch: Batch) -> tuple[Array, dict[str, Arr
     returns = readers[0].returns(batch)
     known = (batch.mask > 0) & jnp.isfinite(returns)
     mean = TokenMean().weights(known.astype(jnp.result_type(float)))
-    values, aims = (
-        jnp.where(known, x, 0.0) for x in (given(batch, "values"), returns)
-    )
+    values, aims = (jnp.where(known, x, 0.0) for x in (given(batch, "values"), returns))
 
     def variance(x: Array) -> Array:
         return (mean * (x - (mean * x).sum()) ** 2).sum()

@@ -190,5 +190,3 @@ def _joined(trunk: Any, score: Mapping[str, Any]) -> Any:
     if isinstance(trunk, Adapted):
         return replace(trunk, base={**trunk.base, "score": score})
     return {**trunk, "score": score}
-
-

@@ -6,17 +6,17 @@
 | PRM800K, as published | question.problem, label.steps[].completions[].rating |
 | Math-Shepherd, as published | input with a mark after every step, label with + or - |
 
-A label is 1 or true (right), -1 or false (wrong), 0 (neutral) or null (not labelled). Of
-a PRM800K record the path that its labeller took is one solution; every completion beside
-the path is one more, of which the last step alone is labelled, so that each rating
-counts once.
+A label is 1 or true (right), -1 or false (wrong), 0 (neutral) or null (not labelled).
+Of a PRM800K record the path that its labeller took is one solution; every completion
+beside the path is one more, of which the last step alone is labelled, so that each
+rating counts once.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from unipost.row_values import text_of, value_of
 SHEPHERD_MARK, SHEPHERD_START = "\u043a\u0438", "Step 1:"
 NAMES = ("prompt", "steps", "labels")
 TRL_STEPS = "completions"
+Parts = tuple[str | list[Turn], list[str], list[float]]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def read_solutions(
             listed = ", ".join(NAMES)
             raise DataError(f"{path}: columns: unknown '{name}' (steps have {listed})")
     found: list[Solution] = []
-    bad, count = [], 0
-    for count, record in enumerate(read_records(path), start=1):
+    bad, records = [], list(read_records(path))
+    for record in records:
         try:
             if record.problem:
                 raise DataError(record.problem)
@@ -62,11 +63,11 @@ def read_solutions(
         except DataError as error:
             bad.append(f"{record.place}: {error}")
     if bad and (on_bad_row == "raise" or not found):
-        raise DataError(summary(bad, count))
+        raise DataError(summary(bad, len(records)))
     if not found:
         raise DataError(f"{path}: no rows with a labelled step")
     if bad:
-        warnings.warn(f"skipped {summary(bad, count)}", stacklevel=2)
+        warnings.warn(f"skipped {summary(bad, len(records))}", stacklevel=2)
     return found
 
 
@@ -75,22 +76,27 @@ def _solutions(
 ) -> Iterator[Solution]:
     """Those of one row, by its layout, without those that have no label."""
     question, label = row.get("question"), row.get("label")
+    parts: Iterable[Parts]
     if isinstance(question, dict) and isinstance(label, dict) and not columns:
-        parts = _prm800k(question, label)
+        try:
+            parts = list(_prm800k(question, label))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(f"'label' is not as PRM800K has it: {error!r}") from error
     elif isinstance(row.get("input"), str) and isinstance(label, str) and not columns:
-        parts = iter([_shepherd(row["input"], label)])
+        parts = [_shepherd(row["input"], label)]
     else:
-        parts = iter([_lists(row, columns)])
+        parts = [_lists(row, columns)]
     for prompt, steps, labels in parts:
         if any(math.isfinite(x) for x in labels):
             yield Solution(prompt, tuple(steps), tuple(labels), place)
 
 
-def _lists(row: dict[str, Any], columns: Mapping[str, str]):
+def _lists(row: dict[str, Any], columns: Mapping[str, str]) -> Parts:
     usual = "steps" if "steps" in row or TRL_STEPS not in row else TRL_STEPS
     names = [columns.get("prompt", "prompt"), columns.get("steps", usual)]
     prompt = value_of(row, names[0])
-    steps, labels = row.get(names[1]), row.get(column := columns.get("labels", NAMES[2]))
+    column = columns.get("labels", "labels")
+    steps, labels = row.get(names[1]), row.get(column)
     for name, value in ((names[1], steps), (column, labels)):
         if not isinstance(value, list) or not value:
             listed = ", ".join(row)
@@ -117,7 +123,7 @@ def _label(value: Any) -> float:
     return float(value)
 
 
-def _prm800k(question: dict[str, Any], label: dict[str, Any]):
+def _prm800k(question: dict[str, Any], label: dict[str, Any]) -> Iterator[Parts]:
     """The path of a record and the completions beside it."""
     problem, steps = question.get("problem"), label.get("steps")
     if not isinstance(problem, str) or not isinstance(steps, list):
@@ -125,7 +131,7 @@ def _prm800k(question: dict[str, Any], label: dict[str, Any]):
     before: list[str] = []
     labels: list[float] = []
     for step in steps:
-        completions, chosen = step.get("completions") or [], step["chosen_completion"]
+        completions, chosen = step["completions"] or [], step["chosen_completion"]
         for i, each in enumerate(completions):
             if i != chosen:
                 unknown = [math.nan] * len(before)
@@ -143,7 +149,7 @@ def _prm800k(question: dict[str, Any], label: dict[str, Any]):
         yield problem, before, labels
 
 
-def _shepherd(text: str, marked: str):
+def _shepherd(text: str, marked: str) -> Parts:
     """A question, then steps that each end with the mark, + or - in `marked`."""
     steps, labels, place = [], [], 0
     for piece in text.split(SHEPHERD_MARK)[:-1]:
