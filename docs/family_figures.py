@@ -15,6 +15,7 @@ import numpy as np
 
 from unipost import Batch, Mixture, Objective, Streams
 from unipost.advantages import Exponential, Shifted
+from unipost.aggregation import Constant
 from unipost.explain import curves
 from unipost.listing import EXAMPLES
 from unipost.objective import at_present
@@ -28,6 +29,7 @@ LABELS = {
     "preferences": ("log-ratio of the response, the other one at 0", "dpo"),
     "rewards": ("log-ratio log(pi/old)", "grpo"),
     "off_policy": ("log-ratio to old or reference", "grpo"),
+    "mixing": ("probability of the demonstrated token", "sft"),
 }
 
 
@@ -110,11 +112,55 @@ def reward_curve(name: str):
     return x, curves
 
 
+# without entropy bonuses, and as sums: one token is one unit
+ALONE = {
+    "luffy": {"max_length": 1.0},
+    "rl_sft": {"max_length": 1.0},
+    "srft": {"max_length": 1.0},
+    "hpt": {"max_length": 1.0, "entropy": None},
+    "relift": {"entropy": None},
+    "prefix_rft": {"aggregation": Constant(1.0, "nothing"), "entropy": None},
+}
+
+
+def mixing_curve(name: str):
+    """p and the coefficient of a demonstration of one token, right where 4 rows fail.
+
+    The token's entropy is 1, and the snapshot is the policy itself.
+    """
+    p, objective = (
+        np.linspace(0.005, 0.995, POINTS),
+        PRESETS[name](**ALONE.get(name, {})),
+    )
+    last = jnp.array([[0.0, 0.0, 0.0, 0.0, 1.0]])
+    fixed = jnp.full((1, 5, 1), np.log(0.3))
+
+    def coefficient(log_p):
+        policy = fixed.at[0, 4, 0].set(log_p)
+        batch = Batch(
+            mask=jnp.ones_like(policy),
+            rewards=last,
+            off_policy=last,
+            old=policy,
+            current_entropy=jnp.ones_like(policy),
+        )
+
+        def loss(policy):
+            streams = Streams(policy=policy, entropy=jnp.ones_like(policy))
+            return objective(streams, batch)[0]
+
+        return -jax.grad(loss)(policy)[0, 4, 0]
+
+    values = jax.vmap(coefficient)(jnp.log(jnp.asarray(p)))
+    return p, {"demonstration": np.asarray(values)}
+
+
 CURVES = {
     "demonstrations": demonstration_curve,
     "preferences": preference_curve,
     "rewards": reward_curve,
     "off_policy": reward_curve,
+    "mixing": mixing_curve,
 }
 
 
@@ -134,7 +180,8 @@ def family_figure(family: str, path: Path) -> None:
         rows, columns, figsize=(9, height), sharex=True, squeeze=False
     )
     label, plain = LABELS[family]
-    x, reference = CURVES["rewards" if plain == "grpo" else family](plain)
+    (home,) = (name for name, members in FAMILIES.items() if plain in members)
+    x, reference = CURVES[home](plain)
     for axis, name in zip(axes.flat, names, strict=False):
         for values in reference.values():
             axis.plot(x, values, color=PLAIN, lw=1)

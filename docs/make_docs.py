@@ -62,7 +62,20 @@ INTRODUCTIONS = {
         "Coefficient of a token against the log-ratio to `old` (to the reference "
         "for agro, copg, f_tb), A = 1 and A = -1, the group's other response on "
         "policy with the opposite reward. The sampler stands at old/behavior = "
-        "1.5; for luffy the response is the demonstration.",
+        "1.5.",
+    ),
+    "mixing": (
+        "Own samples and demonstrations",
+        "Recipes whose groups hold the policy's own samples and demonstrations of a "
+        "stronger model, flagged in `batch.off_policy`: in one union group (luffy, "
+        "prefix_rft), as a sum of an RL and an SFT loss (rl_sft, srft, chord, relift), "
+        "or one of the two by prompt (hpt). Which demonstrations a batch holds is the "
+        "data's: `guidance` of rollouts. A number that changes from step to step is "
+        "`annealed`: `mu: {name: annealed, start: 0.9, end: 0.05, steps: 200}`.",
+        "Coefficient of a demonstrated token against its probability, the "
+        "demonstration being right and the four own rows of its group wrong; grey is "
+        "sft. RL losses are sums, entropy bonuses left out, the entropy of a row is 1, "
+        "`old` is the policy, and chord is at its first step.",
     ),
     "vocabulary": (
         "Whole vocabulary",

@@ -230,7 +230,7 @@ def hybrid_advantages(data, continuation="own"):
 
 
 def prefix_rft(data, share=0.2, clip=0.2, dual=3.0, entropy=0.001, continuation="own"):
-    """2507.01679: PPO's clip everywhere, prefix tokens by the top of their entropies."""
+    """2507.01679: PPO's clip everywhere, prefix tokens by their entropies' top."""
     adv = hybrid_advantages(data, continuation)
     ranked = [data.still[i] for i in data.shown]
     least = np.quantile(ranked, 1 - share) if ranked else 0.0

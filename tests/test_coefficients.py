@@ -10,7 +10,7 @@ from preset_examples import EXAMPLES, parts_of, streams_and_batch
 
 from unipost import Mixture, Objective, Penalty
 from unipost.aggregation import Constant, Scaled, SequenceMean, SequenceSum, TokenMean
-from unipost.corrections import Confidence
+from unipost.corrections import Confidence, EntropyWeight
 from unipost.explain import gradient_coefficient
 from unipost.links import Balance, RowLogistic, Weighted
 from unipost.objective import at_present
@@ -19,7 +19,7 @@ from unipost.ratios import SequenceToken
 from unipost.vocabulary import Gem, Vocabulary
 
 # a weight, a mean or a value under a stop-gradient: the loss is no potential of it
-HELD = (Weighted, Balance, RowLogistic, Confidence, SequenceToken, Gem)
+HELD = (Weighted, Balance, RowLogistic, Confidence, EntropyWeight, SequenceToken, Gem)
 
 
 def is_potential(objective):

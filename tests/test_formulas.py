@@ -315,8 +315,8 @@ def test_gkd(beta):
 
 
 def test_every_preset_has_a_formula():
-    """Here or in `test_papers`; those of a few lines there are named."""
+    """Here, in `test_papers` (those of a few lines are named) or `test_mixing`."""
     named = {"copg", "sppo", "wpo", "kto", "aot", "gem"}
     here = {*DEMONSTRATIONS, *PAIRS, *REWARDS, *PREFERENCES, *GROUPS, *named}
-    here |= {"f_sft", "f_dpo", "ppo", "gkd"}
+    here |= {"f_sft", "f_dpo", "ppo", "gkd", *presets.FAMILIES["mixing"]}
     assert {name.split("-")[0] for name in here} == set(PRESETS)

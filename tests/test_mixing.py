@@ -87,7 +87,9 @@ def agrees(objective, data, loss, flat=False):
     """Loss and gradients equal those of the oracle."""
     value, grads = value_and_grad(objective, data, batch_of(data, flat))
     assert value == pytest.approx(float(np.real(loss(data))), rel=1e-11, abs=1e-13)
-    for got, want in zip((grads.policy, grads.entropy), oracle.slopes(loss, data)):
+    for got, want in zip(
+        (grads.policy, grads.entropy), oracle.slopes(loss, data), strict=True
+    ):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 
 

@@ -67,7 +67,9 @@ def test_what_never_ends_is_ended_and_the_rest_goes_on():
         took = time.monotonic() - start
         assert graded.values[1::2].tolist() == [4.0] * len(FATAL)
         assert np.isnan(graded.values[::2]).all()
-        expected = [f"sample {2 * i}: {why}" for i, (_, why) in enumerate(FATAL.values())]
+        expected = [
+            f"sample {2 * i}: {why}" for i, (_, why) in enumerate(FATAL.values())
+        ]
         assert graded.reasons == expected
         assert took < 3 * 0.6 + 8
         assert grader(samples(["good"])).values.tolist() == [4.0]
@@ -101,9 +103,12 @@ def test_the_librarys_own_rewards_need_no_worker_but_math_does():
         assert grader(samples(["2", "3"])).values.tolist() == [1.0, 0.0]
         assert workers() == []
     with open_reward(math, 30.0) as grader:
-        hang = r"\boxed{\int_0^1 e^{x^{x^x}} dx}"
-        assert grader(samples([r"\boxed{\frac42}", "is 2"])).values.tolist() == [1.0, 1.0]
+        assert grader(samples([r"\boxed{\frac42}", "is 2"])).values.tolist() == [
+            1.0,
+            1.0,
+        ]
         assert len(workers()) == 1
+    hang = r"\boxed{\int_0^1 e^{x^{x^x}} dx}"
     with open_reward(math, 1.0) as grader:
         graded = grader(samples([hang, r"\boxed{1+1}"]))
         assert np.isnan(graded.values[0]) and graded.values[1] == 1.0
@@ -160,7 +165,9 @@ def test_a_hopeless_reward_ends_its_batch(monkeypatch):
 
 
 def test_a_module_that_the_worker_cannot_import(tmp_path, monkeypatch):
-    (tmp_path / "gone_reward.py").write_text("def one(response, answer):\n    return 1\n")
+    (tmp_path / "gone_reward.py").write_text(
+        "def one(response, answer):\n    return 1\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     import gone_reward  # pyright: ignore
 
@@ -182,16 +189,14 @@ def test_large_batches_are_dealt_out(monkeypatch):
 
 
 def test_messages_larger_than_a_pipe_from_another_thread():
-    texts = ["y" * (1 << 20), "z" * 3]
+    texts = ["y" * (1 << 19), "z" * 3]
     found = []
     with open_reward(moody, 10.0) as grader:
         thread = threading.Thread(target=lambda: found.append(grader(samples(texts))))
         thread.start()
         thread.join(30)
         assert grader(samples(["main"])).values.tolist() == [4.0]
-    assert found[0].values.tolist() == [1 << 20 if False else np.nan, 3.0] or (
-        found[0].unscored == 1
-    )
+    assert found[0].values.tolist() == [1 << 19, 3.0]
 
 
 def test_a_worker_does_not_outlive_a_killed_parent():
@@ -266,10 +271,10 @@ def test_every_reward_of_the_library_ends_or_is_limited():
     shown = [Sample(text, "24", tokens=9, limit=9) for text in nasty]
     made = {"soft_overlong": lambda: REWARDS["soft_overlong"](cache=4)}
     for name, reward in REWARDS.items():
-        if name in ("math", "sum"):
+        own = reward.__module__.startswith("unipost.rewards.")
+        if not own or name in ("math", "sum"):
             continue
-        own = isinstance(reward, type)
-        opened = made.get(name, reward)() if own else reward
+        opened = made.get(name, reward)() if isinstance(reward, type) else reward
         start = time.process_time()
         graded = open_reward(opened)(shown)
         assert time.process_time() - start < 5.0, name

@@ -20,7 +20,7 @@ from unipost.data import Tokens, encode_rows, read_rows
 from unipost.distances import state_distances
 from unipost.evaluate import pass_at_k
 from unipost.model import Params, Policy
-from unipost.objectives import AnyObjective, margin_score
+from unipost.objectives import Trainable, margin_score
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rollouts import texts
 from unipost.rows import Demonstration, Question, demonstration
@@ -44,6 +44,7 @@ class Task:
     marker    text whose share of greedy responses is reported as `style`
     wording   how a question becomes a prompt; None: it is one
     role      target: what training aims at; retention: what it may forget
+    time_limit  seconds that the reward may take for a response (None: no limit)
     """
 
     path: str
@@ -59,10 +60,13 @@ class Task:
     columns: dict[str, str] = field(default_factory=dict)
     wording: Wording | None = None
     too_long: TooLong = "raise"
+    time_limit: float | None = 5.0
 
     def __post_init__(self):
         if self.samples < 0:
             raise ValueError(f"samples: {self.samples}; write 0 or more")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ValueError(f"time_limit: {self.time_limit}; write seconds > 0")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: {self.limit}; write 1 or more, or null for all")
         for k in self.pass_at:
@@ -98,6 +102,10 @@ class Evaluation:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value}; write 1 or more")
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether it is run after 1-based `step` of `last`."""
+        return step == last or (self.every is not None and step % self.every == 0)
 
 
 class Graded(NamedTuple):
@@ -208,7 +216,8 @@ class Decoder(NamedTuple):
         greedy_texts = texts(self.tokenizer, tokens, mask)
         answers = [q.answer for q in questions]
         # an unscored response is not correct; it stays visible as 0
-        greedy = np.nan_to_num(score_texts(task.reward, greedy_texts, answers).values)
+        graded = score_texts(task.reward, greedy_texts, answers, task.time_limit)
+        greedy = np.nan_to_num(graded.values)
         style = None
         if task.marker is not None:
             style = float(np.mean([task.marker in text for text in greedy_texts]))
@@ -217,7 +226,10 @@ class Decoder(NamedTuple):
             tokens, drawn = self.responses(params, opened, 1.0, task.samples)
             many = [a for a in answers for _ in range(task.samples)]
             scores = score_texts(
-                task.reward, texts(self.tokenizer, tokens, drawn), many
+                task.reward,
+                texts(self.tokenizer, tokens, drawn),
+                many,
+                task.time_limit,
             )
             right = np.nan_to_num(scores.values) >= 1.0
             correct = right.reshape(len(answers), task.samples).sum(1)
@@ -240,7 +252,10 @@ def anchor(decoder: Decoder, reference: Params, opened: OpenTask, items: int) ->
     tokens, mask = decoder.responses(reference, part, 1.0, 1)
     answers = [q.answer for q in part.questions]
     scores = score_texts(
-        part.task.reward, texts(decoder.tokenizer, tokens, mask), answers
+        part.task.reward,
+        texts(decoder.tokenizer, tokens, mask),
+        answers,
+        part.task.time_limit,
     )
     prompt = part.tokens.prompt[:, None], part.tokens.prompt_mask[:, None]
     given = part.tokens.response[:, None], part.tokens.response_mask[:, None]
@@ -337,7 +352,7 @@ class Evaluator:
         self.reference = reference
         self._anchor: Any = None
 
-    def __call__(self, params: Params, objective: AnyObjective | None = None) -> Report:
+    def __call__(self, params: Params, objective: Trainable | None = None) -> Report:
         """Every task and distance for `params`; `objective` gives the margin's f'."""
         graded = {n: self.decoder.grade(params, t) for n, t in self.tasks.items()}
         name, items = self.evaluation.distance, self.evaluation.distance_items

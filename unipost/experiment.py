@@ -8,13 +8,15 @@ from unipost.adapters import LoRA
 from unipost.checkpoint import Checkpoints
 from unipost.data_needs import check_data
 from unipost.evaluation import Evaluation
+from unipost.held_out import HeldOut
 from unipost.loading import NewModel
 from unipost.model import Compute
-from unipost.objectives import AnyObjective
+from unipost.objectives import Trainable
 from unipost.optimizers import Optimizer
 from unipost.packing_checks import check_budget
 from unipost.reference_cache import check_cache
 from unipost.scalar.critic import Critic, check_critic
+from unipost.scalar.objective import ScalarObjective
 from unipost.sources import Source
 from unipost.update import REFERENCE
 from unipost.vocabulary import Distillation
@@ -41,14 +43,15 @@ class Experiment:
                   once and shared by runs; None: computed at every step
     packed_length  tokens of a row that several texts share, so that padding costs
                   nothing; None: a row per text
-    critic        the value model of an objective with gae (PPO), trained beside the model
+    held_out      rows on which the objective's loss is measured beside the evaluation
+    critic        the value model of an objective with gae (PPO), trained beside it
     lora          low-rank adapter that is trained in place of the model
     compute       dtype of products, what is recomputed, which attention
     """
 
     model: str | NewModel
     data: Source
-    objective: AnyObjective
+    objective: Trainable
     optimizer: Optimizer
     steps: int
     seed: int = 0
@@ -58,6 +61,7 @@ class Experiment:
     staleness: int = 0
     sync_every: int = 1
     evaluation: Evaluation | None = None
+    held_out: HeldOut | None = None
     checkpoints: Checkpoints | None = None
     reference: str | None = None
     reference_cache: str | None = None
@@ -81,6 +85,9 @@ class Experiment:
                 f"minibatches x {self.microbatches} microbatches"
             )
         check_staleness(self.data, self.staleness, self.sync_every)
+        _check_scalar(self)
+        if self.held_out is not None:
+            self.held_out.check(self.objective)
         filled = check_critic(self.objective, self.critic, self.data)
         check_data(self.objective, self.data, self.minibatches, filled)
         _check_reference(self.objective, self.reference, self.model)
@@ -103,8 +110,25 @@ def check_staleness(data: Source, staleness: int, sync_every: int) -> None:
             )
 
 
+def _check_scalar(experiment: Experiment) -> None:
+    """Refuse what a model with a scalar head cannot do."""
+    if not isinstance(experiment.objective, ScalarObjective):
+        return
+    kind = type(experiment.objective).__name__
+    if experiment.evaluation is not None:
+        raise ValueError(
+            f"evaluation: tasks are answered in text, and {kind} trains a model that "
+            "writes none; write held_out"
+        )
+    if experiment.packed_length is not None and "scores" in experiment.objective.needs:
+        raise ValueError(
+            f"packed_length: {kind} reads the last token of a response, which packed "
+            "rows do not hold; write packed_length: null"
+        )
+
+
 def _check_reference(
-    objective: AnyObjective, reference: str | None, model: str | NewModel
+    objective: Trainable, reference: str | None, model: str | NewModel
 ) -> None:
     """Refuse a reference that nothing reads, and a model that is its own teacher."""
     if reference is not None and not objective.needs & REFERENCE:

@@ -13,6 +13,7 @@ from unipost.corrections import CORRECTIONS
 from unipost.divergences import DIVERGENCES
 from unipost.explain import phi_formula, slope_formula
 from unipost.links import LINKS, Matching, Weighted
+from unipost.mixed_groups import content
 from unipost.mixture import Mixture
 from unipost.objective import Objective
 from unipost.objectives import OBJECTIVES, AnyObjective
@@ -26,6 +27,7 @@ from unipost.reference_points import REFERENCE_POINTS
 from unipost.rewards import REWARDS
 from unipost.rollouts import GROUPS, GUIDANCE, ORDERS, SOURCES
 from unipost.sampling import SAMPLERS
+from unipost.signals import Signal
 from unipost.vocabulary import Distillation
 from unipost.weights import WEIGHTS
 
@@ -122,6 +124,12 @@ def _rows(name: str, objective: AnyObjective) -> list[list[str]]:
     return [[f"`{name}`", anchor, slope, link, "-", "token", "-", aggregation]]
 
 
+def _signal(signal: Signal) -> str:
+    """A signal's name, and that of the one inside a selection of rows."""
+    inner, name = content(signal), _snake(signal, SIGNALS)
+    return name if inner is signal else f"{name}: {_snake(inner, SIGNALS)}"
+
+
 def _number(value: Any) -> str:
     """A number, or what it goes to from what."""
     if isinstance(value, Varying):
@@ -154,7 +162,7 @@ def _row(name: str, objective: Objective) -> list[str]:
         _SYMBOL[objective.anchor],
         slope_formula(objective.divergence),
         link,
-        _snake(objective.signal, SIGNALS),
+        _signal(objective.signal),
         objective.level,
         penalty,
         aggregation,

@@ -23,6 +23,7 @@ from unipost.hf.files import read_json
 from unipost.hf.names import fused
 from unipost.model import Compute, ModelConfig, Policy, init_params, transformer_policy
 from unipost.runs import RunError
+from unipost.sources import Setting
 from unipost.tokenizer import (
     ByteTokenizer,
     CharTokenizer,
@@ -93,6 +94,12 @@ class Model:
             save_pretrained(place, *parts, generation=self.generation)
             return
         save_leaves(folder / "final.npz", params)
+
+
+def setting_of(model: Model, seed: int) -> Setting:
+    """What the sources of a run read of its model."""
+    own = model.writing()
+    return Setting(own.policy, own.params, own.tokenizer, seed)
 
 
 def save_leaves(path: Path, params: Any) -> None:

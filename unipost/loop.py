@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,11 @@ from unipost.annealed import at_step
 from unipost.checkpoint import Store
 from unipost.compilation import CompileClock
 from unipost.display import Display
-from unipost.evaluation import Evaluator
+from unipost.evaluation import Evaluation, Evaluator
 from unipost.experiment import Experiment
-from unipost.loading import Model
-from unipost.objectives import AnyObjective
+from unipost.held_out import HeldOut
+from unipost.loading import Model, setting_of
+from unipost.objectives import Trainable
 from unipost.placement import beside
 from unipost.runs import JsonLines
 from unipost.scalar.critic import OpenCritic, targets
@@ -34,6 +36,9 @@ from unipost.update import (
     with_packing,
     with_streams,
 )
+
+Measure = Callable[[Any], dict[str, float]]
+"""Numbers of the parameters of a policy."""
 
 
 class Carried(NamedTuple):
@@ -62,19 +67,20 @@ class Loop:
         kept = done if store is not None else None
         names = ("metrics", "timing", "evaluation")
         files = [JsonLines(self.folder / f"{name}.jsonl", kept) for name in names]
-        evaluator, evaluations = self._evaluator(), files[2]
+        measures, evaluations = self._measures(), files[2]
         with CompileClock() as clock, Display(title, steps, done) as display, ahead:
             numbers = StepLines(files[0], files[1], clock)
             for step in range(done, steps):
                 started, now = time.perf_counter(), step + 1
                 carried, values, tokens = self._step(carried, step, ahead)
                 numbers.put(now, values, tokens)
-                if now == steps or self._saves(now) or self._evaluates(now):
+                due = [measure for measure, when in measures if when.due(now, steps)]
+                if now == steps or self._saves(now) or due:
                     numbers.flush()
-                if evaluator is not None and self._evaluates(now):
+                if due:
                     params = self._whole(carried.state)
-                    report = evaluator(params, self.experiment.objective)
-                    evaluations.write({"step": now} | report.numbers())
+                    found = {k: v for each in due for k, v in each(params).items()}
+                    evaluations.write({"step": now} | found)
                 # after the lines of this step: a kill in between repeats it whole
                 if store is not None and self._saves(now):
                     store.save(now, saved(carried, ahead), ahead.keep())
@@ -117,17 +123,20 @@ class Loop:
 
         return done, carried, Ahead(self.stream, plan, whole, done, kept, held)
 
-    def _evaluator(self) -> Evaluator | None:
+    def _measures(self) -> list[tuple[Measure, Evaluation | HeldOut]]:
+        """What is measured of the parameters as the run goes on, and when."""
         experiment, model = self.experiment, self.model
-        if experiment.evaluation is None:
-            return None
-        return Evaluator(
-            experiment.evaluation,
-            model.policy,
-            model.tokenizer,
-            model.params,
-            experiment.seed,
-        )
+        objective, seed = experiment.objective, experiment.seed
+        found: list[tuple[Measure, Evaluation | HeldOut]] = []
+        tasks, held = experiment.evaluation, experiment.held_out
+        if tasks is not None:
+            parts = model.policy, model.tokenizer, model.params, seed
+            evaluator = Evaluator(tasks, *parts)
+            found.append((lambda p: evaluator(p, objective).numbers(), tasks))
+        if held is not None:
+            measure = held.open(objective, model.policy, setting_of(model, seed))
+            found.append((measure, held))
+        return found
 
     def _saves(self, step: int) -> bool:
         checkpoints, last = self.experiment.checkpoints, self.experiment.steps
@@ -135,14 +144,7 @@ class Loop:
             return False
         return step % checkpoints.every == 0 or step == last
 
-    def _evaluates(self, step: int) -> bool:
-        evaluation, last = self.experiment.evaluation, self.experiment.steps
-        if evaluation is None:
-            return False
-        every = evaluation.every
-        return step == last or (every is not None and step % every == 0)
-
-    def _prepared(self, objective: AnyObjective, carried: Carried, drawn: Experience):
+    def _prepared(self, objective: Trainable, carried: Carried, drawn: Experience):
         """(rows, batch, signal, returns) of a step before its updates, and numbers.
 
         The signal is None where the one update takes it itself, the returns are without

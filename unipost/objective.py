@@ -11,7 +11,7 @@ SFT, DPO, GRPO and the off-policy objectives are functions that return this obje
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,7 @@ class Objective(Score):
     aggregation: Aggregation = TokenMean()
     entropy_bonus: Scalar | None = None
     waived: tuple[str, ...] = ()
+    vanishing: ClassVar = ("entropy_bonus",)
 
     def __post_init__(self):
         super().__post_init__()

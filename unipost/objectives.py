@@ -44,7 +44,7 @@ def terms(objective: Trainable) -> tuple[Objective | Vocabulary, ...]:
     return objective.terms if isinstance(objective, Mixture) else (objective,)
 
 
-def margin_score(objective: AnyObjective | None) -> Score | None:
+def margin_score(objective: Trainable | None) -> Score | None:
     """The score whose f' and beta measure a margin to the reference, if there is one.
 
     That of the first term with a pair link on the reference.

@@ -98,12 +98,18 @@ def part(cls: C) -> C:
 
 
 def _at_ends(check: Callable[[Any], None]) -> Callable[[Any], None]:
-    """`check`, and that of the part with the ends of its varying numbers."""
+    """`check`, and that of the part with the ends of its varying numbers.
+
+    A schedule may end at 0 where the class lists the field in `vanishing`: a weight of
+    which 0 alone would be refused as one that does nothing.
+    """
 
     def __post_init__(self):
         check(self)
         held = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         ends = {n: v.ends() for n, v in held.items() if isinstance(v, Varying)}
+        for name in ends.keys() & set(getattr(self, "vanishing", ())):
+            ends[name] = tuple(x for x in ends[name] if concrete(x) != 0.0)
         for k in range(max(map(len, ends.values()), default=0)):
             plain = {n: v[min(k, len(v) - 1)] for n, v in ends.items()}
             dataclasses.replace(self, **plain)

@@ -29,7 +29,7 @@ k1, k2, k3 are Schulman's for reverse_kl. GRPO is k3 and DeepSeek-V3.2 importanc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,7 @@ class Penalty:
     bound: Scalar | None = None
     over: Literal["old", "self"] = "old"
     clamp: Scalar | None = None
+    vanishing: ClassVar = ("weight",)
 
     def __post_init__(self):
         known = concrete(self.weight)

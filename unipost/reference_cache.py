@@ -23,7 +23,7 @@ import numpy as np
 from unipost import reference_key
 from unipost.adapters import attach
 from unipost.loading import Model, load_reference
-from unipost.objectives import AnyObjective
+from unipost.objectives import Trainable
 from unipost.reference_key import Key, tokens_digest
 from unipost.reference_store import LINES, claim, file_name, put_array, read_array
 from unipost.runs import RunError
@@ -42,7 +42,7 @@ ONLINE = {
 """What an objective may read of a reference that is not kept -> what that is."""
 
 
-def check_cache(objective: AnyObjective, data: Source, folder: str | None) -> None:
+def check_cache(objective: Trainable, data: Source, folder: str | None) -> None:
     """Refuse a cache that nothing reads or that cannot hold what is read.
 
     Raises ValueError, one line.
@@ -56,7 +56,7 @@ def check_cache(objective: AnyObjective, data: Source, folder: str | None) -> No
         raise ValueError(f"reference_cache: {folder}, but {problem}; leave it out")
 
 
-def _problem(objective: AnyObjective, data: Source) -> str:
+def _problem(objective: Trainable, data: Source) -> str:
     needs = objective.needs & REFERENCE
     if not needs:
         return "the objective reads no reference"

@@ -51,7 +51,7 @@ def pair_losses(
     margin: Array | float | None = None,
     centering: Scalar | None = None,
 ) -> Array:
-    """The loss of every pair, of which `bradley_terry` is the mean: [N] of scores [N]."""
+    """The losses [N] of the pairs, of which `bradley_terry` is the mean."""
     gap = chosen - rejected
     logit = gap if margin is None else gap - jnp.asarray(margin)
     loss = -jax.nn.log_sigmoid(logit)

@@ -146,28 +146,34 @@ def holds_other(folder: Path, config: str) -> bool:
 def _begun(folder: Path) -> bool:
     first = {"config.yaml", "environment.json"}
     first |= {f".{name}.partial" for name in first}
-    return any(path.name not in first for path in folder.iterdir())
+    return any(path.name not in first and _holds(path) for path in folder.iterdir())
+
+
+def _holds(path: Path) -> bool:
+    # files are opened, and empty, before the first step has gone well
+    return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
 
 
 def first_difference(there: str, here: str) -> str:
     """The first setting in which two config texts differ; "" where none does."""
     import yaml
 
-    old, new = _flat(yaml.safe_load(there)), _flat(yaml.safe_load(here))
+    old, new = flat(yaml.safe_load(there)), flat(yaml.safe_load(here))
     for key in old | new:
         if old.get(key) != new.get(key):
             return f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
     return ""
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of every value in a tree; what is empty has none."""
     if isinstance(tree, dict):
         pairs = ((k, v) for k, v in tree.items())
     elif isinstance(tree, list):
         pairs = ((str(i), v) for i, v in enumerate(tree))
     else:
         return {prefix: tree}
-    flat = {}
+    found = {}
     for key, value in pairs:
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

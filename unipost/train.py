@@ -19,14 +19,14 @@ from unipost.data import data_hash
 from unipost.experiment import Experiment as Experiment
 from unipost.loading import Model as Model
 from unipost.loading import NewModel as NewModel
-from unipost.loading import adapter_base, load_reference
+from unipost.loading import adapter_base, load_reference, setting_of
 from unipost.loading import load_model as load_model
 from unipost.loop import Loop
 from unipost.packing_checks import check_packing
 from unipost.reference_cache import with_reference
 from unipost.runs import RunError, environment, open_folder, write_atomic
 from unipost.scalar.critic import open_critic
-from unipost.sources import Setting
+from unipost.scalar.loading import open_model
 from unipost.update import REFERENCE
 
 
@@ -58,13 +58,17 @@ def train(
     not finite (the checkpoints before stay whole).
     """
     given = model
-    model = given or load_model(
-        experiment.model, experiment.seed, experiment.lora, experiment.compute
+    model = given or open_model(
+        experiment.objective,
+        experiment.model,
+        experiment.seed,
+        experiment.lora,
+        experiment.compute,
     )
     open_folder(folder, dump_tree(to_tree(experiment)))
     _record(experiment, folder)
-    setting = Setting(model.policy, model.params, model.tokenizer, experiment.seed)
-    stream, reference = experiment.data.open(setting), None
+    stream = experiment.data.open(setting_of(model, experiment.seed))
+    reference = None
     if experiment.reference_cache is None:
         whole = "reference_vocab" in experiment.objective.needs
         compute = experiment.compute

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unipost.annealed import annealed_numbers
 from unipost.optimizers.clipping import (
     clip_by_norm,
     clip_by_ratio,
@@ -56,6 +57,11 @@ class Optimizer(ABC):
 
     def __post_init__(self):
         where = self.label
+        for name in annealed_numbers(self):
+            raise ValueError(
+                f"{where}.{name}: annealed is for numbers of an objective; write "
+                "schedule: for the learning rate"
+            )
         if isinstance(self.schedule, str):
             object.__setattr__(self, "schedule", schedule_named(self.schedule, where))
         known = concrete(self.learning_rate)

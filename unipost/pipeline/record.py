@@ -21,7 +21,7 @@ from unipost.experiment import Experiment
 from unipost.formats import data_hash
 from unipost.pipeline.references import readers, substitute
 from unipost.pipeline.settings import Pipeline, Stage
-from unipost.runs import RunError, first_difference, holds_other, write_atomic
+from unipost.runs import RunError, first_difference, flat, holds_other, write_atomic
 
 # the keys under which a stage names what it reads from disk
 _INPUTS = ("path", "model", "reference")
@@ -90,7 +90,9 @@ class Run:
 
     def identity(self) -> str:
         """A digest of its settings and inputs, without looking at what it made."""
-        text = json.dumps([self.tree, self.inputs()], sort_keys=True)
+        # what is null or empty is left out, as where settings are compared
+        settings = {k: v for k, v in flat(self.tree).items() if v is not None}
+        text = json.dumps([settings, self.inputs()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -50,9 +50,10 @@ def luffy(
     `batch.behavior`, which counts as 1 where it is NaN. Defaults are the released
     recipe's: A = r - mean over the union group, no clip on own rows, sum / max_length
     (not divided by rows, so the loss grows with the batch). The paper's Eq 4-6:
-    `clip=0.2, signal=ZScore(), aggregation=TokenMean()`. Its Table 4: mixed policy is
-    `gamma=None, clip=0.2, off_clip=0.2` (-A q, clipped), then `off_clip=None` and
-    gamma. Source: 2504.14945. Its code clips nothing of demonstrations by default.
+    `clip=0.2, signal=ZScore(), aggregation=TokenMean()`. The rows of its Table 4:
+    `gamma=None, clip=0.2, off_clip=0.2` mixes alone (-A q; the code does not clip
+    demonstrations, off_clip None), `clip=0.2` adds the shape, the defaults take the
+    clip away as well. Source: 2504.14945.
 
     Raises ValueError unless exactly one of `max_length` and `aggregation` is given,
     and for `off_clip` with a shaped ratio, which has no band around 1.
@@ -192,7 +193,7 @@ def relift(
     signal: Signal = ZScore(),
     aggregation: Aggregation = TokenMean(),
 ) -> Mixture:
-    """ReLIFT: L = L_GRPO(own rows) + sft mean_t [-log pi - entropy H](demonstrations).
+    """ReLIFT: L = L_GRPO(own rows) + sft mean_t(-log pi - entropy H), demonstrations.
 
     Which demonstrations a batch holds, and when, is the data's: those of failed
     questions, once enough are buffered; a batch may lack either kind of row. The
@@ -212,14 +213,15 @@ def prefix_rft(
     continuation: Literal["own", "hybrid"] = "own",
     aggregation: Aggregation = TokenMean(),
 ) -> Objective:
-    """Prefix-RFT: L = mean_t c -min(u A, clip(u) A), a demonstration's prefix continued.
+    """Prefix-RFT: L = mean_t -c min(u A, clip(u) A), prefixes of demonstrations.
 
-    `batch.off_policy` [P, G, T] flags the prefix; its advantage is r minus the mean of
-    the own rows, over the number of such rows, and c is 0 but for the `share` of prefix
-    tokens with the highest entropy, 1 on all others. u = pi/old on all tokens, dual clip
-    `dual`, token mean and bonus 0.001 as the released config, which divides by
-    `Constant(length, "nothing")` for its Dr. GRPO; `continuation` as in `HybridMean`,
-    the code's is hybrid. Source: 2507.01679.
+    The policy has continued the prefix that `batch.off_policy` [P, G, T] flags. Its A
+    is r minus the mean of the own rows, over the number of such rows; c is 1, but 0 on
+    prefix tokens outside the `share` with the highest entropy. u = pi/old everywhere,
+    dual clip `dual`; token mean and bonus as the released config, whose Dr. GRPO
+    divides by `Constant(length, "nothing")`. `continuation` as in `HybridMean`: its
+    code's is hybrid. The share is its code's schedule; 0.2 is 2506.01939's. Source:
+    2507.01679.
     """
     return ratio(
         Clipped(low, high, dual),

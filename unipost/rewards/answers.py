@@ -21,9 +21,11 @@ _TAG = re.compile(r"</?answer>")
 
 # what dresses a number in LaTeX without changing it
 _DRESS = re.compile(
-    r"\\(?:text|mbox|mathrm|textbf|mathbf)\s?\{[^{}]*\}|\^\s?\{?\\circ\}?"
+    r"\\(?:text|mbox|mathrm|textbf|mathbf)\s?\{[^{}]*\}(?:\^\{?[23]\}?)?"
+    r"|\^\s?\{?\\circ\}?"
     r"|\\[!,;: %$()\[\]]|\\(?:left|right)(?![A-Za-z])|[$%{}]"
 )
+_WORDS = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf)\s?\{([^{}]*)\}")
 _UNIT = re.compile(
     r"(?<=[0-9])\s+(?!(?:pi|sqrt|or|and|over|by)\b)[A-Za-z]{2}[A-Za-z .]*$"
 )
@@ -147,7 +149,7 @@ def reference(answer: str) -> str:
 def plain(text: str) -> str:
     """Text without white space and LaTeX that only dresses, to be compared."""
     text = re.sub(r"\\[dt]frac", r"\\frac", text.replace("\u2212", "-"))
-    text = re.sub(r"\\(?:text|mbox|mathrm|textbf|mathbf)\s?(?=\{)", "", text)
+    text = _WORDS.sub(r"\1", text)
     text = re.sub(r"\\(?:left|right)(?![A-Za-z])|\\[!,;: ()\[\]]|[$\s]", "", text)
     return text.strip().removesuffix(".")
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 BOUND = 1e6
 """A reward beyond +-BOUND is a mistake: its sample is unscored."""
 
+NOT_A_NUMBER = "the reward is nan"
 _LONGEST = 300  # letters of a reason
 
 
@@ -65,7 +66,9 @@ def number(given: Any) -> tuple[float, str]:
     except (TypeError, ValueError, OverflowError):
         shown = one_line(repr(given))
         return math.nan, f"the reward is {shown}, not a number"
-    if not math.isfinite(value):
+    if math.isnan(value):
+        return math.nan, NOT_A_NUMBER
+    if math.isinf(value):
         return math.nan, f"the reward is {value}"
     if abs(value) > BOUND:
         return math.nan, f"the reward is {value:g}, beyond {BOUND:g}"

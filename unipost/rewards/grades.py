@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from unipost.rewards.calls import number
+from unipost.rewards.calls import NOT_A_NUMBER, number
 from unipost.rewards.sample import Sample
 
 Steps = list[list[tuple[int, float]]]
@@ -104,9 +104,7 @@ def checked(given: Sequence[float] | Grades, samples: Sequence[Sample]) -> Grade
         reasons = [f"sample {i}: {p}" for i, (_, p) in enumerate(pairs) if p]
         return grades_of(values, reasons=reasons)
     # NaN with a reason of its own needs no other
-    silent = [
-        (i, p) for i, (_, p) in enumerate(pairs) if p and p != "the reward is nan"
-    ]
+    silent = [(i, p) for i, (_, p) in enumerate(pairs) if p and p != NOT_A_NUMBER]
     return known._replace(
         values=values,
         components=_numbers(known.components),

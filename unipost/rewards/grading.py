@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unipost.rewards.calls import Verdict, call, failed, reason
+from unipost.rewards.calls import NOT_A_NUMBER, Verdict, call, failed, reason
 from unipost.rewards.grades import Grades, Reward, checked, grades_of
 from unipost.rewards.pool import Pool
 from unipost.rewards.sample import Sample
@@ -247,8 +247,10 @@ def _combined(
     if asked is not samples:  # the place is not that of a sample
         lines = [(name, line.partition(": ")[2]) for name, line in lines]
     reasons = [f"{name}: {line}" for name, line in lines]
+    # NaN because a part is NaN needs no line of its own
+    own = [x for x in made.reasons if not (reasons and x.endswith(NOT_A_NUMBER))]
     notes = {f"{n}: {k}": v for n, g in known.items() for k, v in g.notes.items()}
-    return made._replace(reasons=reasons + made.reasons, notes=notes | made.notes)
+    return made._replace(reasons=reasons + own, notes=notes | made.notes)
 
 
 class Scores(NamedTuple):

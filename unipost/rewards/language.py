@@ -32,7 +32,7 @@ _WIDTHS = frozenset({"FULLWIDTH", "HALFWIDTH", "MODIFIER"})
 
 _NEUTRAL = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`"  # code
-    r"|\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]"  # mathematics
+    r"|\$\$.*?\$\$|\$[^$\n]*\$|\\\((?:(?!\\\().)*?\\\)|\\\[(?:(?!\\\[).)*?\\\]"
     r"|\\boxed\{[^{}]*\}|\\[A-Za-z]+|</?[A-Za-z_]+>|https?://\S+",
     re.DOTALL,
 )

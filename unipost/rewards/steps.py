@@ -17,9 +17,9 @@ from unipost.rewards.sample import Sample
 Split = Literal["line", "paragraph", "numbered"]
 """Where a step ends: with its line, at an empty line, or before the next `Step k:`."""
 
-_PIECES = {
-    "line": re.compile(r"[^\n]+"),
-    "paragraph": re.compile(r"[^\n]+(?:\n[^\S\n]*[^\s][^\n]*)*"),
+_ENDS = {
+    "line": re.compile(r"\n"),
+    "paragraph": re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+"),
 }
 _NUMBERED = re.compile(
     r"^[ \t*#]{0,8}Step[ \t]{1,4}[0-9]{1,4}[ \t*]{0,4}[:.]", re.M | re.I
@@ -29,21 +29,23 @@ _NUMBERED = re.compile(
 def split_steps(text: str, split: Split) -> list[tuple[int, int]]:
     """(start, end) in the text of every step that is not blank, in order.
 
-    A step ends with its last letter. Of `numbered`, what is before the first `Step k:`
-    belongs to the first step, and a text without one is a single step.
+    No step starts or ends with white space. Of `numbered`, what is before the first
+    `Step k:` belongs to the first step, and a text without one is a single step.
     """
     if split == "numbered":
-        starts = [0, *(m.start() for m in _NUMBERED.finditer(text))][1:]
-        ends = [*starts[1:], len(text)]
-        spans = (
-            list(zip([0, *starts[1:]], ends, strict=True))
-            if starts
-            else [(0, len(text))]
-        )
+        starts = [m.start() for m in _NUMBERED.finditer(text)]
+        cuts = [(start, start) for start in starts[1:]]
     else:
-        spans = [m.span() for m in _PIECES[split].finditer(text)]
-    kept = [(a, a + len(text[a:b].rstrip())) for a, b in spans]
-    return [(a, b) for a, b in kept if text[a:b].strip()]
+        cuts = [m.span() for m in _ENDS[split].finditer(text)]
+    starts = [0, *(after for _, after in cuts)]
+    ends = [*(before for before, _ in cuts), len(text)]
+    steps = []
+    for start, end in zip(starts, ends, strict=True):
+        piece = text[start:end].lstrip()
+        if piece:
+            start = end - len(piece)
+            steps.append((start, start + len(piece.rstrip())))
+    return steps
 
 
 @dataclass(frozen=True)

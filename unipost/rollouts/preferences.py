@@ -43,7 +43,7 @@ class SampledPreferences(Source):
     limit: int | None = None
     sampler: Sampler = BatchSampler()
     stop: tuple[str, ...] = ()
-    time_limit: float = 5.0
+    time_limit: float | None = 5.0
     columns: dict[str, str] = field(default_factory=dict)
     wording: Wording | None = None
     too_long: TooLong = "raise"

@@ -45,7 +45,7 @@ class Rejection:
     filters    rewards that a right response has to pass too
     truncated  kept: a response that met its budget may be right too
     limit      only the first so many questions; None: all
-    time_limit seconds that a reward may take for a sample
+    time_limit seconds that a reward may take for a sample (None: no limit)
     """
 
     path: str
@@ -60,7 +60,7 @@ class Rejection:
     filters: tuple[Passing, ...] = ()
     truncated: Literal["refused", "kept"] = "refused"
     limit: int | None = None
-    time_limit: float = 5.0
+    time_limit: float | None = 5.0
     sampler: Sampler = BatchSampler()
     stop: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)

@@ -24,7 +24,7 @@ class Rollouts(Source):
     """Responses sampled from the current policy and graded: groups of `group` rows.
 
     group       rows of a group: the policy's own, then those of `guidance` in order
-    time_limit  seconds that the reward may take for a sample
+    time_limit  seconds that the reward may take for a sample (None: no limit)
     guidance    rows that the policy does not sample from the prompt alone, such as a
                 demonstration; graded by the same reward, flagged `off_policy`
     groups      what becomes of groups whose rewards are all equal
@@ -50,7 +50,7 @@ class Rollouts(Source):
     group: int
     sampling: Sampling
     reward: Reward = numeric
-    time_limit: float = 5.0
+    time_limit: float | None = 5.0
     guidance: tuple[Guidance, ...] = ()
     groups: GroupRule = Keep()
     order: Order = Epochs()
@@ -71,7 +71,7 @@ class Rollouts(Source):
                 f"group: {self.group} leaves no row to sample beside {guided} of "
                 f"guidance; write {guided + 1} or more"
             )
-        if self.time_limit <= 0:
+        if self.time_limit is not None and self.time_limit <= 0:
             raise ValueError(f"time_limit: {self.time_limit}; write seconds > 0")
         replays = any(part.gives == "replay" for part in self.guidance)
         if replays and self._silent:

@@ -24,7 +24,7 @@ from unipost.levels import given
 from unipost.loading import Model
 from unipost.model import Compute, Params, Policy
 from unipost.objective import Objective
-from unipost.objectives import AnyObjective, terms
+from unipost.objectives import Trainable, terms
 from unipost.optimizers import Optimizer
 from unipost.parts import Scalar, in_range, part
 from unipost.placement import beside
@@ -65,7 +65,7 @@ class Critic:
 
 
 def check_critic(
-    objective: AnyObjective, settings: Critic | None, data: Source
+    objective: Trainable, settings: Critic | None, data: Source
 ) -> frozenset[str]:
     """The fields of `Batch` that a critic fills. ValueError for one that none reads."""
     if settings is None:
@@ -216,7 +216,7 @@ def _values(policy: Policy, params: Params, rows: Rows, microbatches: int) -> Ar
 
 
 @jax.jit
-def targets(objective: AnyObjective, batch: Batch) -> tuple[Array, dict[str, Array]]:
+def targets(objective: Trainable, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """The critic's targets of a logical batch: (returns [P, G, T], metrics).
 
     R_t = A_t + V_t with the A_t of the objective's own GAE before it is whitened: the

@@ -18,6 +18,7 @@ from unipost.loading import (
     save_leaves,
 )
 from unipost.model import Compute, transformer_policy
+from unipost.objectives import Trainable
 from unipost.runs import RunError
 from unipost.scalar.hf import (
     layout_of,
@@ -26,7 +27,7 @@ from unipost.scalar.hf import (
     trunk_config,
 )
 from unipost.scalar.model import scalar_policy, with_head
-from unipost.scalar.objective import Layout
+from unipost.scalar.objective import Layout, ScalarObjective
 from unipost.tokenizer import check_vocabulary, load_tokenizer
 
 
@@ -127,6 +128,20 @@ def load_scalar(
         )
     found = dataclasses.replace(found, layout=layout)
     return found if lora is None else _adapted(found, lora, seed)
+
+
+def open_model(
+    objective: Trainable,
+    model: str | NewModel,
+    seed: int,
+    lora: LoRA | None = None,
+    compute: Compute | None = None,
+) -> Model:
+    """The model that `objective` trains: a language model or one with a scalar head."""
+    if isinstance(objective, ScalarObjective):
+        head = objective.labels, objective.layout
+        return load_scalar(model, seed, *head, lora, compute)
+    return load_model(model, seed, lora, compute)
 
 
 def read_scalar(folder: str, compute: Compute | None = None) -> ScalarModel:

@@ -61,7 +61,8 @@ class BradleyTerry(ScalarObjective):
 
     @property
     def needs(self):
-        return frozenset({"scores"} | ({"margin"} if self.margin == "column" else ()))
+        margin = {"margin"} if self.margin == "column" else set[str]()
+        return frozenset({"scores"} | margin)
 
     def prepare(self, batch: Batch, signal: Array | None = None) -> Pairs:
         """Which response is chosen, and the weights of the pairs of the batch."""

@@ -60,13 +60,13 @@ class LabelledSteps(Source):
         tokenizer = setting.tokenizer
         pairs = [self._row(x, tokenizer) for x in solutions]
         lengths = self.prompt_length, self.response_length
-        rows = [row for row, _ in pairs]
+        rows, ends = [row for row, _ in pairs], [x for _, x in pairs]
         tokens = encode_rows(tokenizer, rows, *lengths, self.too_long)
         labels = np.zeros(tokens.response.shape, np.float32)
         steps = np.zeros_like(labels)
-        for line, i in enumerate(tokens.index):
-            for end, label in zip(pairs[i][1], solutions[i].labels, strict=True):
-                if end < labels.shape[1] and np.isfinite(label):
+        for line, i in enumerate(map(int, tokens.index)):
+            for end, label in zip(ends[i], solutions[i].labels, strict=True):
+                if end < self.response_length and np.isfinite(label):
                     labels[line, end], steps[line, end] = label, 1.0
         # the loss is about the ends alone, and all else is context
         streams = {"steps": steps}

@@ -71,7 +71,7 @@ class BestOf:
     prompts: int = 16
     limit: int | None = None
     seed: int = 0
-    time_limit: float = 5.0
+    time_limit: float | None = 5.0
     sampler: Sampler = BatchSampler()
     stop: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class BestOf:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value}; write 1 or more")
-        if not math.isfinite(self.time_limit) or self.time_limit <= 0:
+        if self.time_limit is not None and not 0 < self.time_limit < math.inf:
             raise ValueError(f"time_limit: {self.time_limit}; write seconds > 0")
         if self.sampling.temperature == 0 and self.samples > 1:
             raise ValueError(
