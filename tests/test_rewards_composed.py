@@ -270,7 +270,8 @@ def test_a_composite_of_ones_own():
             return {"gate": self.gate, "accuracy": self.accuracy}
 
         def combine(self, samples, parts):
-            assert len(samples) < 3, "three are too many"
+            if len(samples) > 2:
+                raise LookupError("three are too many")
             return parts["gate"].values * parts["accuracy"].values
 
     grader = open_reward(Gated(), time_limit=5.0)

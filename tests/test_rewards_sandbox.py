@@ -109,10 +109,10 @@ def test_the_librarys_own_rewards_need_no_worker_but_math_does():
         ]
         assert len(workers()) == 1
     hang = r"\boxed{\int_0^1 e^{x^{x^x}} dx}"
-    with open_reward(math, 1.0) as grader:
+    with open_reward(math, 2.0) as grader:
         graded = grader(samples([hang, r"\boxed{1+1}"]))
         assert np.isnan(graded.values[0]) and graded.values[1] == 1.0
-        assert graded.reasons == ["sample 0: it took longer than its 1 s"]
+        assert graded.reasons == ["sample 0: it took longer than its 2 s"]
 
 
 def test_a_scorer_of_ones_own_is_called_group_by_group():

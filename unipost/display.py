@@ -33,6 +33,15 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, text: str | None) -> None:
+        """A line of its own, above the bar; None says nothing."""
+        if text is None:
+            return
+        if self._bar is not None:
+            self._bar.console.print(f"{self.title}: {text}", highlight=False)
+        else:
+            print(f"{self.title}: {text}", file=sys.stderr)
+
     def update(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
         """Show the numbers after `step` steps; `tokens` were trained on since."""
         self._tokens += tokens

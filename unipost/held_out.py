@@ -14,7 +14,8 @@ from unipost.data_needs import TRAINING, check_data
 from unipost.diagnostics import merge
 from unipost.model import Params, Policy
 from unipost.objectives import Trainable
-from unipost.sources import EMPTY, Setting, Source
+from unipost.scalar.ends import open_rows
+from unipost.sources import EMPTY, Setting, Source, Stream
 from unipost.update import Rows, streams_for
 
 
@@ -65,7 +66,8 @@ class HeldOut:
         `setting` is that of a source. The result has held_out/loss, the other metrics
         as held_out/NAME, and held_out/groups, the number of groups measured.
         """
-        rows, batch, count = _all_rows(self.data, setting)
+        stream = open_rows(objective, self.data, setting)
+        rows, batch, count = _all_rows(stream, self.data.prompts, setting.params)
         pieces = rows.response.shape[0] // self.data.prompts
 
         def measured(params: Params) -> dict[str, float]:
@@ -77,12 +79,11 @@ class HeldOut:
         return measured
 
 
-def _all_rows(data: Source, setting: Setting) -> tuple[Rows, Batch, int]:
-    """Every group of a source once, as one logical batch filled up with empty rows."""
-    stream = data.open(setting)
-    steps, memory, drawn = -(-stream.size // data.prompts), EMPTY, []
+def _all_rows(stream: Stream, prompts: int, params: Params) -> tuple[Rows, Batch, int]:
+    """Every group of a stream once, as one logical batch filled up with empty rows."""
+    steps, memory, drawn = -(-stream.size // prompts), EMPTY, []
     for step in range(steps):
-        experience = stream.batch(step, setting.params, memory)
+        experience = stream.batch(step, params, memory)
         memory = experience.memory
         drawn.append((experience.rows, experience.batch))
     rows, batch = jax.tree.map(lambda *x: jnp.concatenate(x), *drawn)

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from unipost.adapters import trained_part, with_trained
+from unipost.agreement import check_agreement
 from unipost.ahead import Ahead, Plan
 from unipost.annealed import at_step
 from unipost.checkpoint import Store
 from unipost.compilation import CompileClock
+from unipost.diagnostics import combine
 from unipost.display import Display
 from unipost.evaluation import Evaluation, Evaluator
 from unipost.experiment import Experiment
@@ -69,7 +70,7 @@ class Loop:
         files = [JsonLines(self.folder / f"{name}.jsonl", kept) for name in names]
         measures, evaluations = self._measures(), files[2]
         with CompileClock() as clock, Display(title, steps, done) as display, ahead:
-            numbers = StepLines(files[0], files[1], clock)
+            numbers, warning = StepLines(files[0], files[1], clock), None
             for step in range(done, steps):
                 started, now = time.perf_counter(), step + 1
                 carried, values, tokens = self._step(carried, step, ahead)
@@ -86,11 +87,20 @@ class Loop:
                     store.save(now, saved(carried, ahead), ahead.keep())
                 told = numbers.timed(now, time.perf_counter() - started)
                 display.update(now, numbers.shown, told)
+                if warning is None:
+                    warning = self._disagreement(numbers.shown)
+                    display.say(warning)
         for file in files:
             file.close()
         if self.critic is not None:
             self.critic.save(self.folder / "critic", carried.critic)
         return self._whole(carried.state), numbers.first
+
+    def _disagreement(self, shown: dict[str, float]) -> str | None:
+        """A line to warn with where the sampler's log-probs are not the trainer's."""
+        sampling = getattr(self.experiment.data, "sampling", None)
+        age, dtype = shown.get("staleness", 0.0), self.experiment.compute.dtype
+        return check_agreement(shown, sampling, age, dtype)
 
     def _whole(self, state: State) -> Any:
         """The parameters of the policy: those trained on top of those frozen."""
@@ -206,9 +216,7 @@ class Loop:
                 critic, others = self.critic.update(critic, *some, total)
                 metrics |= others
             parts.append(metrics)
-        mean = parts[0]
-        if updates > 1:
-            mean = jax.tree.map(lambda *x: sum(x) / updates, *parts)
+        mean = combine(parts)
         # counted on the device, which the host must not wait for here
         tokens = whole[0].response_mask.sum() * experiment.inner_epochs
         return Carried(state, critic), drawn.metrics | numbers | mean, tokens

@@ -26,6 +26,7 @@ from unipost.packing_checks import check_packing
 from unipost.reference_cache import with_reference
 from unipost.runs import RunError, environment, open_folder, write_atomic
 from unipost.scalar.critic import open_critic
+from unipost.scalar.ends import open_rows
 from unipost.scalar.loading import open_model
 from unipost.update import REFERENCE
 
@@ -67,7 +68,8 @@ def train(
     )
     open_folder(folder, dump_tree(to_tree(experiment)))
     _record(experiment, folder)
-    stream = experiment.data.open(setting_of(model, experiment.seed))
+    setting = setting_of(model, experiment.seed)
+    stream = open_rows(experiment.objective, experiment.data, setting)
     reference = None
     if experiment.reference_cache is None:
         whole = "reference_vocab" in experiment.objective.needs

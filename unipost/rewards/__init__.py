@@ -25,6 +25,8 @@ from unipost.rewards.grading import Scores as Scores
 from unipost.rewards.grading import open_reward as open_reward
 from unipost.rewards.grading import score_texts as score_texts
 from unipost.rewards.language import language_consistency as language_consistency
+from unipost.rewards.learned import ProcessRewardModel as ProcessRewardModel
+from unipost.rewards.learned import RewardModel as RewardModel
 from unipost.rewards.lengths import CosineLength as CosineLength
 from unipost.rewards.lengths import KimiLength as KimiLength
 from unipost.rewards.lengths import SoftOverlong as SoftOverlong
@@ -48,6 +50,8 @@ REWARDS: dict[str, Any] = {
     "repetition": repetition_penalty,
     "steps": StepRewards,
     "step_equations": step_equations,
+    "reward_model": RewardModel,
+    "process_reward_model": ProcessRewardModel,
     "sum": WeightedSum,
 }
 """Rewards by the names that a config gives them."""

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from unipost.rewards.grades import Grades, Steps, grades_of
 from unipost.rewards.sample import Sample
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these load jax, which rewards of text do without
     from unipost.scalar.loading import ScalarModel
+    from unipost.scalar.reading import Reader, Text
 
 Aggregate = Literal["product", "min", "last", "mean"]
-Text = tuple[list[int], list[int]]
-"""Token ids, and the places at which scores are read."""
+Template = Literal["none", "chat"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,16 @@ class RewardModel:
     rows   texts computed at once
     dtype  of the products
 
-    Prompt and response are tokenised apart, as rows of preferences are. Where the
-    checkpoint's pad token is its end token, none is added, since transformers does not
-    look at it. A text longer than the model's positions leaves its sample unscored.
+    template  none: prompt and response are tokenised apart and joined, as rows of text
+              are in training; chat: the tokenizer's chat template makes a conversation
+              of them, of the row's own messages where its prompt is a list
+
+    It is read where transformers reads it, at the last token that is not the pad token
+    of config.json. A text longer than the model's positions leaves its sample unscored.
     """
 
     path: str
+    template: Template = "none"
     rows: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -44,8 +47,11 @@ class RewardModel:
 
     def open(self) -> OpenRewardModel:
         """Loads the model. Raises ValueError for one with other labels."""
-        model = _loaded(self.path, self.dtype, 1, "reward_model")
-        return OpenRewardModel(model, _reader(model, self.rows))
+        from unipost.scalar.reading import opened, pad_of, reader
+
+        model = opened(self.path, self.dtype, 1, "reward_model")
+        chat = _chat("reward_model", self.template, model)
+        return OpenRewardModel(model, reader(model, self.rows), chat, pad_of(self.path))
 
     def score(self, samples: Sequence[Sample]) -> Grades:
         """Scores of a model that is loaded for this call alone; see `open`."""
@@ -60,6 +66,7 @@ class ProcessRewardModel:
                its tokenizer: what training with process_reward writes (TRL's layout)
     aggregate  product of the steps' probabilities (2305.20050), their min, last, mean
     separator  what ends a step in the response, and is read after each in training
+    template   of the prompt, as for reward_model
     rows       texts computed at once
     dtype      of the products
 
@@ -70,6 +77,7 @@ class ProcessRewardModel:
     path: str
     aggregate: Aggregate = "product"
     separator: str = "\n"
+    template: Template = "none"
     rows: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -82,15 +90,15 @@ class ProcessRewardModel:
 
     def open(self) -> OpenProcessRewardModel:
         """Loads the model. Raises ValueError for one with other labels."""
-        model = _loaded(self.path, self.dtype, 2, "process_reward_model")
-        return OpenProcessRewardModel(self, model, _reader(model, self.rows))
+        from unipost.scalar.reading import opened, reader
+
+        model = opened(self.path, self.dtype, 2, "process_reward_model")
+        chat = _chat("process_reward_model", self.template, model)
+        return OpenProcessRewardModel(self, model, reader(model, self.rows), chat)
 
     def score(self, samples: Sequence[Sample]) -> Grades:
         """Scores of a model that is loaded for this call alone; see `open`."""
         return self.open().score(samples)
-
-
-Reader = Callable[[Sequence[Text]], list[np.ndarray | None]]
 
 
 @dataclass(frozen=True)
@@ -99,20 +107,30 @@ class OpenRewardModel:
 
     model: ScalarModel
     read: Reader
+    chat: Any = None
+    pad: int | None = None
 
     def score(self, samples: Sequence[Sample]) -> Grades:
         """One score per sample, NaN with a reason where the text does not fit."""
-        tokenizer = self.model.tokenizer
-        padded = (self.model.generation or {}).get("pad_token_id")
-        end = [] if padded == tokenizer.eos_token else [tokenizer.eos_token]
         texts: list[Text] = []
         for sample in samples:
-            ids = _prompt(tokenizer, sample) + tokenizer.encode(sample.response)
-            ids += [] if ids[-1:] == end else end
+            ids = self._ids(sample)
+            while len(ids) > 1 and ids[-1] == self.pad:
+                ids.pop()
             texts.append((ids, [len(ids) - 1]))
         found = self.read(texts)
         values = [math.nan if x is None else float(x[0, 0]) for x in found]
         return grades_of(values, reasons=_too_long(found))
+
+    def _ids(self, sample: Sample) -> list[int]:
+        """The whole text, with its end."""
+        if self.chat is not None:
+            said = {"role": "assistant", "content": sample.response}
+            prompt, (answer,) = self.chat.answers(_turns(sample), [said])
+            return [*prompt.ids, *answer.ids]
+        tokenizer = self.model.tokenizer
+        ids = _prompt(tokenizer, sample) + list(tokenizer.encode(sample.response))
+        return ids if ids[-1:] == [tokenizer.eos_token] else [*ids, tokenizer.eos_token]
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,7 @@ class OpenProcessRewardModel:
     settings: ProcessRewardModel
     model: ScalarModel
     read: Reader
+    chat: Any = None
 
     def score(self, samples: Sequence[Sample]) -> Grades:
         """The aggregate of every sample, and its steps with their ends in the text."""
@@ -131,9 +150,13 @@ class OpenProcessRewardModel:
         texts, spans = [], []
         for sample in samples:
             own = split_at(sample.response, separator)
-            steps = [sample.response[a:b] for a, b in own]
-            ids, ends = step_tokens(tokenizer, steps, separator)
-            before = _prompt(tokenizer, sample)
+            pieces = [sample.response[a:b] for a, b in own]
+            ids, ends = step_tokens(tokenizer, pieces, separator)
+            before = (
+                _prompt(tokenizer, sample)
+                if self.chat is None
+                else [*self.chat.prompt(_turns(sample)).ids]
+            )
             texts.append((before + ids, [len(before) + end for end in ends]))
             spans.append(own)
         found = self.read(texts)
@@ -171,8 +194,8 @@ def split_at(text: str, separator: str) -> list[tuple[int, int]]:
 
 def _right(scores: np.ndarray) -> list[float]:
     """P(right) of scores [steps, (wrong, right)]."""
-    gap = scores[:, 0] - scores[:, 1]
-    return [float(x) for x in 1.0 / (1.0 + np.exp(gap.astype(np.float64)))]
+    gap = (scores[:, 0] - scores[:, 1]).astype(np.float64)
+    return np.exp(-np.logaddexp(0.0, gap)).tolist()
 
 
 def _prompt(tokenizer, sample: Sample) -> list[int]:
@@ -180,6 +203,30 @@ def _prompt(tokenizer, sample: Sample) -> list[int]:
     start = list(getattr(tokenizer, "start_tokens", ()))
     ids = list(tokenizer.encode(sample.prompt)) if sample.prompt else []
     return ids if ids[: len(start)] == start else [*start, *ids]
+
+
+def _turns(sample: Sample) -> list[dict[str, Any]]:
+    """The conversation that the response answers."""
+    for name in ("prompt", "question"):
+        value = sample.row.get(name)
+        if isinstance(value, list):
+            return value
+    return [{"role": "user", "content": sample.prompt}]
+
+
+def _chat(where: str, template: Template, model: ScalarModel) -> Any:
+    """The tokenizer's chat template where it is asked for."""
+    if template == "none":
+        return None
+    from unipost.chat import PlainChat, chat_of
+
+    chat = chat_of(model.tokenizer)
+    if isinstance(chat, PlainChat):
+        raise ValueError(
+            f"{where}.template: chat, but the tokenizer has no chat template; write "
+            "template: none"
+        )
+    return chat
 
 
 def _too_long(found: Sequence[np.ndarray | None]) -> list[str]:
@@ -193,51 +240,3 @@ def _too_long(found: Sequence[np.ndarray | None]) -> list[str]:
 def _check_rows(where: str, rows: int) -> None:
     if rows < 1:
         raise ValueError(f"{where}.rows: {rows}; write 1 or more")
-
-
-def _loaded(path: str, dtype: Literal["float32", "bfloat16"], labels: int, name: str):
-    # these load jax, which the rest of the package does without
-    from unipost.model import Compute
-    from unipost.scalar.loading import read_scalar
-
-    model = read_scalar(path, Compute(dtype=dtype))
-    if model.labels != labels:
-        raise ValueError(
-            f"{name}.path: the head of {path} has {model.labels} labels; write a model "
-            f"with {labels}"
-        )
-    return model
-
-
-def _reader(model: ScalarModel, rows: int) -> Reader:
-    """Scores [places, labels] of each text, None for one that is too long.
-
-    Texts of like lengths are computed together, in rows of a power of two: few shapes
-    occur, so few programs are compiled.
-    """
-    import jax
-
-    config = model.config
-    assert config is not None
-    limit = config.max_position_embeddings
-    logits = jax.jit(partial(model.policy.logits))
-
-    def read(texts: Sequence[Text]) -> list[np.ndarray | None]:
-        found: list[np.ndarray | None] = [None] * len(texts)
-        fit = [i for i, (ids, _) in enumerate(texts) if 0 < len(ids) <= limit]
-        fit.sort(key=lambda i: len(texts[i][0]))
-        for first in range(0, len(fit), rows):
-            some = fit[first : first + rows]
-            longest = len(texts[some[-1]][0])
-            width = min(limit, max(16, 1 << (longest - 1).bit_length()))
-            tokens = np.zeros((rows, width), np.int32)
-            mask = np.zeros((rows, width), bool)
-            for row, i in enumerate(some):
-                ids = texts[i][0]
-                tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
-            scores = np.asarray(logits(model.params, tokens, mask))
-            for row, i in enumerate(some):
-                found[i] = scores[row, texts[i][1]]
-        return found
-
-    return read

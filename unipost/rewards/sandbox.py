@@ -142,7 +142,7 @@ _HOPELESS = f"not asked, since {PATIENCE} calls in a row ended the worker proces
 def _fate(process: subprocess.Popen[bytes]) -> str:
     """How a process ended by itself."""
     try:
-        code = process.wait(0.2)
+        code = process.wait(1.0)
     except subprocess.TimeoutExpired:  # it has only closed its pipe
         return ""
     return f" with exit status {code}" if code >= 0 else f" of signal {-code}"

@@ -171,6 +171,9 @@ def save_classifier(
         "architectures": [architecture(config.family, layout)],
         **label_fields(labels),
     }
+    if generation is not None and tokenizer is not None:
+        # transformers does not look at what follows the last other token
+        generation = {**generation, "pad_token_id": tokenizer.pad_token}
     whole = _joined(trunk, score)
     wide = jnp.dtype(dtype)
     write_pieces(folder, fields, held, whole, tokenizer, wide, generation=generation)
