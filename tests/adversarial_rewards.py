@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -61,6 +62,12 @@ def moody(response, answer, scale=1.0):
         if response in kind:
             return kind[response]()
     return scale * len(response)
+
+
+def grudge(response, answer):
+    """Ends its process a moment after it has answered."""
+    threading.Timer(0.05, os._exit, (1,)).start()
+    return 1.0
 
 
 def process(response, answer):

@@ -148,12 +148,12 @@ def test_a_limit_that_cannot_be_kept_is_refused():
     )
     assert open_reward(inner, None)(samples(["a"])).values.tolist() == [1.0]
     with pytest.raises(ValueError, match="settings of Longest cannot be sent"):
-        open_reward(Longest(threading.Lock()), 1.0)  # pyright: ignore
+        open_reward(Longest(threading.Lock()), 1.0)
     for limit in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="time_limit: .*; write seconds > 0"):
             open_reward(moody, limit)
     with pytest.raises(ValueError, match="reward: 3 is no function and has no score"):
-        open_reward(3, None)  # pyright: ignore
+        open_reward(3, None)
 
 
 def test_a_hopeless_reward_ends_its_batch(monkeypatch):
@@ -169,7 +169,7 @@ def test_a_module_that_the_worker_cannot_import(tmp_path, monkeypatch):
         "def one(response, answer):\n    return 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    import gone_reward  # pyright: ignore
+    import gone_reward
 
     with open_reward(gone_reward.one, 10.0) as grader:
         (tmp_path / "gone_reward.py").write_text("raise OSError('no file')\n")
@@ -197,6 +197,28 @@ def test_messages_larger_than_a_pipe_from_another_thread():
         thread.join(30)
         assert grader(samples(["main"])).values.tolist() == [4.0]
     assert found[0].values.tolist() == [1 << 19, 3.0]
+
+
+def test_a_worker_that_dies_late_costs_nothing(monkeypatch):
+    with open_reward(adversarial.grudge, 10.0) as grader:
+        monkeypatch.setattr(
+            subprocess.Popen, "poll", lambda self: None
+        )  # seen too late
+        for _ in range(3):
+            graded = grader(samples(["a", "b"]))
+            assert graded.values.tolist() == [1.0, 1.0], graded.reasons
+            time.sleep(0.2)
+
+
+def test_an_interrupted_batch_leaves_nothing_in_the_pipe(monkeypatch):
+    with open_reward(adversarial.process, 10.0) as grader:
+        before = grader(samples(["a"])).values
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox.Pipes, "reply", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                grader(samples(["a", "b"]))
+        assert workers() == []
+        assert grader(samples(["a"])).values != before
 
 
 def test_a_worker_does_not_outlive_a_killed_parent():

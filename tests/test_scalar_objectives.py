@@ -139,7 +139,9 @@ def headed(labels, seed=0):
     """The mean model with a random head of so many labels."""
     params = with_head(MEAN.policy, MEAN.params, labels, ("bias",))
     rng = np.random.default_rng(seed)
-    score = {k: jnp.asarray(rng.normal(size=x.shape)) for k, x in params["score"].items()}
+    score = {
+        k: jnp.asarray(rng.normal(size=x.shape)) for k, x in params["score"].items()
+    }
     return {**params, "score": score}
 
 
@@ -211,7 +213,10 @@ def test_the_score_is_read_after_the_last_token():
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: BradleyTerry(centering=0.0), "bradley_terry.centering: 0 is not posit"),
+        (
+            lambda: BradleyTerry(centering=0.0),
+            "bradley_terry.centering: 0 is not posit",
+        ),
         (lambda: BradleyTerry("column").prepare(pairs()[1]), "batch.margin: missing"),
         (
             lambda: ProcessReward().prepare(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,15 +112,17 @@ class OpenRewardModel:
 
     def score(self, samples: Sequence[Sample]) -> Grades:
         """One score per sample, NaN with a reason where the text does not fit."""
-        texts: list[Text] = []
-        for sample in samples:
-            ids = self._ids(sample)
-            while len(ids) > 1 and ids[-1] == self.pad:
-                ids.pop()
-            texts.append((ids, [len(ids) - 1]))
+        texts, problems = _texts(self._text, samples)
         found = self.read(texts)
         values = [math.nan if x is None else float(x[0, 0]) for x in found]
-        return grades_of(values, reasons=_too_long(found))
+        return grades_of(values, reasons=_reasons(found, problems))
+
+    def _text(self, sample: Sample) -> Text:
+        """The whole text without the pad tokens at its end, read at its last token."""
+        ids = self._ids(sample)
+        while len(ids) > 1 and ids[-1] == self.pad:
+            ids.pop()
+        return ids, [len(ids) - 1]
 
     def _ids(self, sample: Sample) -> list[int]:
         """The whole text, with its end."""
@@ -144,30 +146,31 @@ class OpenProcessRewardModel:
 
     def score(self, samples: Sequence[Sample]) -> Grades:
         """The aggregate of every sample, and its steps with their ends in the text."""
-        from unipost.scalar.steps import step_tokens
-
-        tokenizer, separator = self.model.tokenizer, self.settings.separator
-        texts, spans = [], []
-        for sample in samples:
-            own = split_at(sample.response, separator)
-            pieces = [sample.response[a:b] for a, b in own]
-            ids, ends = step_tokens(tokenizer, pieces, separator)
-            before = (
-                _prompt(tokenizer, sample)
-                if self.chat is None
-                else [*self.chat.prompt(_turns(sample)).ids]
-            )
-            texts.append((before + ids, [len(before) + end for end in ends]))
-            spans.append(own)
+        texts, problems = _texts(self._text, samples)
         found = self.read(texts)
         values: list[float] = []
         steps: Steps = []
-        for scores, own in zip(found, spans, strict=True):
-            right = _right(scores) if scores is not None else []
+        for sample, scores in zip(samples, found, strict=True):
+            right = [] if scores is None else _right(scores)
             values.append(math.nan if scores is None else self._total(right))
-            ends = [end for _, end in own] if scores is not None else []
+            spans = split_at(sample.response, self.settings.separator)
+            ends = [] if scores is None else [end for _, end in spans]
             steps.append(list(zip(ends, right, strict=True)))
-        return grades_of(values, reasons=_too_long(found), steps=steps)
+        return grades_of(values, reasons=_reasons(found, problems), steps=steps)
+
+    def _text(self, sample: Sample) -> Text:
+        """Prompt and steps, read at the last token of the separator after each step."""
+        from unipost.scalar.steps import step_tokens
+
+        tokenizer, separator = self.model.tokenizer, self.settings.separator
+        if self.chat is None:
+            before = _prompt(tokenizer, sample)
+        else:
+            before = [*self.chat.prompt(_turns(sample)).ids]
+        spans = split_at(sample.response, separator)
+        pieces = [sample.response[a:b] for a, b in spans]
+        ids, ends = step_tokens(tokenizer, pieces, separator)
+        return before + ids, [len(before) + end for end in ends]
 
     def _total(self, right: list[float]) -> float:
         """One number of the steps' probabilities, 0 without a step."""
@@ -229,11 +232,26 @@ def _chat(where: str, template: Template, model: ScalarModel) -> Any:
     return chat
 
 
-def _too_long(found: Sequence[np.ndarray | None]) -> list[str]:
+def _texts(
+    make: Callable[[Sample], Text], samples: Sequence[Sample]
+) -> tuple[list[Text], dict[int, str]]:
+    """The text of every sample, empty where it cannot be encoded, and why not."""
+    texts, problems = [], {}
+    for i, sample in enumerate(samples):
+        try:
+            texts.append(make(sample))
+        except (ValueError, KeyError) as error:
+            texts.append(([], []))
+            problems[i] = f"the reward model cannot read the text: {error}"
+    return texts, problems
+
+
+def _reasons(
+    found: Sequence[np.ndarray | None], problems: Mapping[int, str]
+) -> list[str]:
+    long = "the text is longer than the reward model's positions"
     return [
-        f"sample {i}: the text is longer than the reward model's positions"
-        for i, x in enumerate(found)
-        if x is None
+        f"sample {i}: {problems.get(i, long)}" for i, x in enumerate(found) if x is None
     ]
 
 

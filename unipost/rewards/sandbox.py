@@ -66,7 +66,11 @@ class Sandbox:
         with self._lock:
             while len(results) < len(calls):
                 before = len(results)
-                problem = self._some(task, calls[before:], results)
+                try:
+                    problem = self._some(task, calls[before:], results)
+                except BaseException:  # Ctrl-C: what the worker still says is stale
+                    self._end()
+                    raise
                 if problem is None:
                     break
                 failures = failures + 1 if len(results) == before else 1
@@ -86,7 +90,7 @@ class Sandbox:
         self, task: Task, calls: Sequence[Call], results: list[tuple | str]
     ) -> str | None:
         """Append results until one call fails for good; None when all are there."""
-        process = self._started()
+        process, kept = self._started()
         request = {
             "path": sys.path,
             "target": task.target,
@@ -100,7 +104,9 @@ class Sandbox:
             pipes.send(pickle.dumps(request), START_LIMIT)
             kind, value = pipes.reply(START_LIMIT)
         except (TimeoutError, EOFError) as error:
-            return f"{_START}: {self._kill(error)}"
+            problem = self._kill(error)
+            # what an earlier call left behind may have ended the worker just now
+            return self._some(task, calls, results) if kept else f"{_START}: {problem}"
         if kind == "failed":
             return f"{_START}: {value}"
         for call in calls:
@@ -111,9 +117,10 @@ class Sandbox:
             results.append(tuple(value) if kind == "done" else str(value))
         return None
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> tuple[subprocess.Popen[bytes], bool]:
+        """The worker, and whether it has been asked before."""
         if self._process is not None and self._process.poll() is None:
-            return self._process
+            return self._process, True
         self._end()
         # a reward that imports jax must not take the accelerator of this process
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -125,7 +132,7 @@ class Sandbox:
             start_new_session=True,
         )
         self._end = weakref.finalize(self, _end, self._process)
-        return self._process
+        return self._process, False
 
     def _kill(self, error: Exception) -> str:
         """End the worker; why, with how it had ended by itself, if it had."""
