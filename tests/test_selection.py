@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from scripted import Scripted, half, right, steps, wrong
+from tiny_rewards import only_digits
 from tiny_runs import MODEL, SETTING, params_of, rollouts, write_sums
 
 from unipost import presets
@@ -85,12 +86,6 @@ def test_a_group_with_one_scored_row_of_its_own_is_dropped(sums):
     assert drawn.metrics["unscored"] == 12 and drawn.metrics["unscored_share"] == 0.75
     assert drawn.metrics["dropped_groups"] == 4
     assert not array(drawn.batch.mask).any()
-
-
-def only_digits(response: str, answer: str) -> float:
-    if not response.isdigit():
-        raise ValueError("not a number")
-    return float(response == answer)
 
 
 def test_resampling_fills_the_batch_with_mixed_groups(sums):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_rewards import constant, failing, length
 from tiny_runs import (
     MODEL,
     SETTING,
     demonstrations,
-    length,
     params_of,
     rollouts,
     write_sums,
@@ -198,12 +198,6 @@ def test_shuffled_rewards_are_a_permutation_of_the_graded(sums):
     assert moved == 3
 
 
-def failing(response: str, answer: str) -> float:
-    if len(response) > 1:
-        raise RuntimeError("no verdict")
-    return 1.0
-
-
 def test_a_failing_reward_leaves_its_samples_unscored(sums):
     rows, batch, metrics = rollouts(sums, reward=failing).open(SETTING).batch(0, OTHER)[:3]
     missing = np.isnan(array(batch.rewards))
@@ -239,10 +233,6 @@ def test_sampled_preferences_keep_to_their_limit(sums):
     rows, _, _ = better.open(SETTING).batch(0, None)[:3]
     for p in range(4):
         assert len(response_of(rows, p, 1)) < len(response_of(rows, p, 0))
-
-
-def constant(response: str, answer: str) -> float:
-    return 0.5
 
 
 def test_no_mistake_means_no_pair(sums):

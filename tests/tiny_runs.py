@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from tiny_rewards import length
+
 from unipost import presets
 from unipost.checkpoint import Checkpoints
 from unipost.evaluation import Evaluation, Task
@@ -63,11 +65,6 @@ def write_labels(folder: Path, pairs: bool = False) -> str:
     path = folder / ("pairs.jsonl" if pairs else "labels.jsonl")
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
-
-
-def length(response: str, answer: str) -> float:
-    """Half a point for every character: a reward that random text can earn."""
-    return len(response) / 2
 
 
 def demonstrations(path: str) -> Demonstrations:

@@ -30,6 +30,7 @@ from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
 from unipost.reference_cache import check_cache
 from unipost.runs import RunError, open_folder, write_atomic
+from unipost.scalar.critic import Critic, check_critic
 from unipost.sources import Setting, Source
 from unipost.train import Model, load_model, train
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
@@ -68,8 +69,10 @@ class Arm:
     staleness: int = 0
     sync_every: int = 1
     reference_cache: str | None = None
+    critic: Critic | None = None
 
     def __post_init__(self):
+        check_critic(self.objective, self.critic, self.data)
         check_staleness(self.data, self.staleness, self.sync_every)
         check_cache(self.objective, self.data, self.reference_cache)
 
