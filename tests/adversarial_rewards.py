@@ -66,7 +66,7 @@ def moody(response, answer, scale=1.0):
 
 def grudge(response, answer):
     """Ends its process a moment after it has answered."""
-    threading.Timer(0.05, os._exit, (1,)).start()
+    threading.Timer(0.3, os._exit, (1,)).start()
     return 1.0
 
 

@@ -26,6 +26,16 @@ from unipost.update import Rows, streams_of
 LENGTH, T, GROUP = 9, 20, 2
 SAMPLERS = {"batch": BatchSampler(), "continuous": ContinuousSampler(5, 2, 16, 4)}
 TEXT = [x for x in NAMES if "ForCausalLM" in str(fields(x).get("architectures"))]
+# windows, soft caps, experts, partial and missing rotations: what a slot must carry
+SLOTS = (
+    "gemma2_small",
+    "gemma3_linear",
+    "llama_gqa_tied",
+    "mixtral_window",
+    "phi3_partial",
+    "smollm3_window",
+)
+CASES = [(x, "batch") for x in TEXT] + [(x, "continuous") for x in SLOTS]
 SETTINGS = {
     "cold": Sampling(T, 0.7),
     "hot": Sampling(T, 1.5),
@@ -75,8 +85,7 @@ def gaps(name, sampler, dtype="float32"):
     return np.abs(np.asarray(old) - behavior)[np.asarray(rows.response_mask)]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name, sampler", CASES)
 def test_every_architecture_recomputes_what_its_sampler_drew(name, sampler):
     found = gaps(name, sampler)
     assert len(found) == GROUP * sum(T - 3 * i for i in range(3))
@@ -85,18 +94,15 @@ def test_every_architecture_recomputes_what_its_sampler_drew(name, sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_in_bfloat16_they_agree_to_its_rounding(sampler):
-    for name in ("llama_gqa_tied", "gemma2_small"):
-        found, allowed = gaps(name, sampler, "bfloat16"), TOLERANCES["bfloat16"]
-        assert 1e-4 < found.mean() < allowed.mean
-        assert found.max() < allowed.token
+    found, allowed = gaps("llama_gqa_tied", sampler, "bfloat16"), TOLERANCES["bfloat16"]
+    assert found.mean() < allowed.mean / 3 and found.max() < allowed.token / 3
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_other_settings_have_the_log_probs_of_their_own_distribution(setting, sampler):
+def test_other_settings_have_the_log_probs_of_their_own_distribution(setting):
     """Not the policy's; the sampler's, recomputed from the policy's vocabulary."""
     sampling, name = SETTINGS[setting], "qwen2_window"
-    rows, behavior = drawn(name, sampler, sampling)
+    rows, behavior = drawn(name, "continuous", sampling)
     streams = scored(*load(name)[:2], rows, ("vocab",))
     law, ids = candidates(streams.vocab.reshape(-1, streams.vocab.shape[-1]), sampling)
     chosen = ids == rows.response.reshape(-1, 1)

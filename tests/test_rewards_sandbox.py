@@ -205,9 +205,11 @@ def test_a_worker_that_dies_late_costs_nothing(monkeypatch):
             subprocess.Popen, "poll", lambda self: None
         )  # seen too late
         for _ in range(3):
-            graded = grader(samples(["a", "b"]))
-            assert graded.values.tolist() == [1.0, 1.0], graded.reasons
-            time.sleep(0.2)
+            graded = grader(samples(["a"]))
+            assert graded.values.tolist() == [1.0], graded.reasons
+            end = time.monotonic() + 10
+            while time.monotonic() < end and any(map(_running, workers())):
+                time.sleep(0.01)
 
 
 def test_an_interrupted_batch_leaves_nothing_in_the_pipe(monkeypatch):
@@ -293,8 +295,7 @@ def test_every_reward_of_the_library_ends_or_is_limited():
     shown = [Sample(text, "24", tokens=9, limit=9) for text in nasty]
     made = {"soft_overlong": lambda: REWARDS["soft_overlong"](cache=4)}
     for name, reward in REWARDS.items():
-        own = reward.__module__.startswith("unipost.rewards.")
-        if not own or name in ("math", "sum"):
+        if name in ("math", "sum") or reward.__module__.endswith(".learned"):
             continue
         opened = made.get(name, reward)() if isinstance(reward, type) else reward
         start = time.process_time()

@@ -73,7 +73,7 @@ def test_prm800k_scored_record():
     product = step_scores([right], "product")[0]
     assert product == pytest.approx(0.09157553704097245, rel=1e-14)
     assert product == pytest.approx(record["prm_score"], rel=1e-14)
-    assert step_scores([right], "minimum")[0] == pytest.approx(0.249239, abs=5e-7)
+    assert step_scores([right], "min")[0] == pytest.approx(0.249239, abs=5e-7)
     assert step_scores([strict], "product")[0] == pytest.approx(0.0454054, abs=5e-8)
 
 
@@ -135,7 +135,7 @@ def test_openr_rules_differ_where_they_should():
     """min-max, min-vote, last-max and last-vote on steps that each choose otherwise."""
     answers = coded([["a", "b", "b", "c", "d"]])
     steps = [[0.5, 0.9], [0.3, 0.5], [0.3, 0.5], [0.45, 0.8], [0.1, 0.98]]
-    low, last = (step_scores(steps, rule)[None] for rule in ("minimum", "last"))
+    low, last = (step_scores(steps, rule)[None] for rule in ("min", "last"))
     assert best(answers, low)[0] == 0
     assert weighted(answers, low)[0] == 1
     assert best(answers, last)[0] == 4
@@ -146,7 +146,7 @@ def test_step_rules_against_plain_arithmetic():
     steps = [[0.5, 0.25, 0.75], [0.125], []]
     wanted = {
         "product": [0.09375, 0.125],
-        "minimum": [0.25, 0.125],
+        "min": [0.25, 0.125],
         "last": [0.75, 0.125],
         "mean": [0.5, 0.125],
     }

@@ -29,12 +29,13 @@ class Tolerance(NamedTuple):
 
 TOLERANCES: dict[Dtype, Tolerance] = {
     "float32": Tolerance(1e-4, 1e-2),
-    "bfloat16": Tolerance(5e-2, 1.0),
+    "bfloat16": Tolerance(1e-1, 1.0),
 }
 """By the dtype of products (`compute.dtype`).
 
-Ten times and more what the supported architectures show, whose float32 means stay
-below 2e-6 and tokens below 2e-5 (docs/diagnostics.md has the measurements).
+What the supported architectures show: float32 means below 2e-6 and tokens below 2e-5,
+bfloat16 means below 2e-2 and tokens below 0.25 (docs/diagnostics.md). The room is for
+deeper models.
 """
 
 

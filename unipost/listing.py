@@ -28,6 +28,7 @@ from unipost.rewards import REWARDS
 from unipost.rollouts import GROUPS, GUIDANCE, ORDERS, SOURCES
 from unipost.sampling import SAMPLERS
 from unipost.signals import Signal
+from unipost.test_time.settings import SCORES
 from unipost.vocabulary import Distillation
 from unipost.weights import WEIGHTS
 
@@ -62,6 +63,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "groups": GROUPS,
     "orders": ORDERS,
     "rewards": REWARDS,
+    "scores": SCORES,
 }
 
 

@@ -26,8 +26,6 @@ from unipost.pipeline.references import (
 from unipost.study import Rule
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
 
-# the key of a reference says what it must be; other keys take either
-_WANTS = {"model": "model", "reference": "model", "path": "rows", "lora.path": "model"}
 _ARTICLE = {"model": "a model", "rows": "a file of rows", "nothing": "nothing"}
 
 
@@ -173,13 +171,24 @@ def _check_kinds(name: str, stage: Stage, stages: Mapping[str, Stage]) -> None:
     """Refuse a reference to rows where a model is read, and the reverse."""
     for key, other in stage.reads.items():
         where, gives = f"stages.{name}.{key}", stages[other].of.gives
-        wanted = _WANTS.get(key, _WANTS.get(key.rpartition(".")[2], gives))
+        wanted = _wants(key) or gives
         if gives == "nothing" or wanted != gives:
             problem = f"{{{other}}} is {_ARTICLE[gives]}; write {_ARTICLE[wanted]}"
             raise ConfigError("", where, problem)
         if stage.kind == "evaluation":
             problem = f"{{{other}}} is measured as a stage already; leave this one out"
             raise ConfigError("", where, problem)
+
+
+def _wants(key: str) -> str | None:
+    """What a key must refer to: rows, a model, or either (None)."""
+    *above, last = key.split(".")
+    if last in ("model", "reference"):
+        return "model"
+    if last != "path":
+        return None
+    # an adapter, or the model of a learned reward
+    return "model" if {"lora", "reward"} & {*above} else "rows"
 
 
 def _check_results(pipeline: Pipeline) -> None:

@@ -11,7 +11,7 @@ from unipost.rewards.answers import Way
 from unipost.sampling import BatchSampler, Sampler, Sampling
 from unipost.sources import OnBadRow, TooLong
 
-StepRule = Literal["product", "minimum", "last", "mean"]
+StepRule = Literal["product", "min", "last", "mean"]
 
 
 @dataclass(frozen=True)

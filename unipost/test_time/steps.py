@@ -3,7 +3,7 @@
 | rule | score | source |
 |---|---|---|
 | product | prod_j p_j: the probability that every step is right | 2305.20050, App. F |
-| minimum | min_j p_j: that of its worst step | 2305.20050; openr `min` |
+| min | min_j p_j: that of its worst step | 2305.20050; openr |
 | last | p_J: that of the last step | openr `last` |
 | mean | (1/J) sum_j p_j | |
 
@@ -35,7 +35,7 @@ def _mean(steps: Sequence[float]) -> float:
 
 STEP_RULES: dict[str, Callable[[Sequence[float]], float]] = {
     "product": math.prod,
-    "minimum": min,
+    "min": min,
     "last": lambda steps: steps[-1],
     "mean": _mean,
 }
