@@ -156,6 +156,16 @@ REFUSED = {
         lambda t: t["stages"]["sft"].update(data={"path": "{rl}"}),
         "stages.sft.data.path: {rl} is a model; write a file of rows",
     ),
+    "rows as a reward model": (
+        lambda t: (
+            t["stages"]["reject"].update(
+                path="{first}", reward={"name": "reward_model", "path": "{first}"}
+            )
+            or t.update(stages={"first": {**t["stages"]["reject"]}, **t["stages"]})
+            or t["stages"]["first"].update(model="m", path="p", reward="exact")
+        ),
+        "stages.reject.reward.path: {first} is a file of rows; write a model",
+    ),
     "no quotes": (
         lambda t: t["stages"]["rl"].update(model={"cold": None}),
         'stages.rl.model: write it in quotes: "{cold}"',

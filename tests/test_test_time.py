@@ -81,7 +81,7 @@ def test_prm800k_scored_record():
 
 
 def choose_best(answers, scores):
-    """The definition: of answered and scored responses the first with the best score."""
+    """The definition: the best score of the answered, the first one of equals."""
     usable = [i for i, a in enumerate(answers) if a >= 0 and not math.isnan(scores[i])]
     return max(usable, key=lambda i: (scores[i], -i), default=-1)
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import jax
+
 from unipost.sampling.distribution import Sampling
 
 Dtype = Literal["float32", "bfloat16"]
@@ -28,15 +30,26 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES: dict[Dtype, Tolerance] = {
-    "float32": Tolerance(1e-4, 1e-2),
+    "float32": Tolerance(1e-3, 1e-2),
     "bfloat16": Tolerance(1e-1, 1.0),
 }
-"""By the dtype of products (`compute.dtype`).
+"""By the precision of products.
 
-What the supported architectures show: float32 means below 2e-6 and tokens below 2e-5,
-bfloat16 means below 2e-2 and tokens below 0.25 (docs/diagnostics.md). The room is for
-deeper models.
+What is seen (docs/diagnostics.md): float32 means of 2e-6 and tokens of 2e-5 in shallow
+models, 8e-5 and 5e-4 in one of 28 layers; bfloat16 means of 2e-2 and tokens of 0.25.
 """
+
+
+def tolerance(dtype: Dtype) -> Tolerance:
+    """What rounding may cause on this machine where products are in `dtype`.
+
+    Accelerators round float32 to TF32 or bfloat16 inside products, unless
+    `jax_default_matmul_precision` is "float32" or "highest".
+    """
+    whole = jax.config.jax_default_matmul_precision in ("float32", "highest")
+    if jax.default_backend() != "cpu" and not whole:
+        return TOLERANCES["bfloat16"]
+    return TOLERANCES[dtype]
 
 
 def is_policy(sampling: Sampling) -> bool:
@@ -64,7 +77,7 @@ def check_agreement(
     mean = metrics.get("sampler_gap")
     if mean is None or sampling is None or staleness > 0 or not is_policy(sampling):
         return None
-    largest, allowed = metrics.get("sampler_gap_max", mean), TOLERANCES[dtype]
+    largest, allowed = metrics.get("sampler_gap_max", mean), tolerance(dtype)
     if mean <= allowed.mean and largest <= allowed.token:
         return None
     return (

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from unipost.config import Bound
-from unipost.rewards import Reward, numeric, open_reward
+from unipost.rewards import (
+    ProcessRewardModel,
+    Reward,
+    RewardModel,
+    numeric,
+    open_reward,
+)
 from unipost.rollouts.groups import GroupRule, Keep
 from unipost.rollouts.guidance import Guidance, Site
 from unipost.rollouts.order import Epochs, Order
@@ -98,7 +105,8 @@ class Rollouts(Source):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        return (self.path, *(p for part in self.guidance for p in part.paths))
+        guided = (path for part in self.guidance for path in part.paths)
+        return tuple(dict.fromkeys((self.path, *guided, *_models(self.reward))))
 
     @property
     def gives(self) -> str:
@@ -160,3 +168,11 @@ class Rollouts(Source):
         )
         grader = open_reward(self.reward, self.time_limit)
         return Rolled(self, setting, questions, engine, tuple(guides), grader)
+
+
+def _models(reward: Reward) -> Iterator[str]:
+    """The folders of the models that a reward reads."""
+    if isinstance(reward, RewardModel | ProcessRewardModel):
+        yield reward.path
+    for part in getattr(reward, "rewards", {}).values():
+        yield from _models(part)
