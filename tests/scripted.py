@@ -31,17 +31,15 @@ class Scripted:
     """Writes `text(prompt, id)` and its end, every token with log-prob -1 - id."""
 
     text: Callable[[str, int], str]
-    end: str = "stop"
 
     def open(self, policy, tokenizer, sampling, prompt_length):
         def complete(request, i):
             text = self.text(tokenizer.decode(list(request.prompt)), i)
             tokens = [*tokenizer.encode(text), tokenizer.eos_token]
-            if self.end == "length":
-                tokens = tokens[:-1]
-            tokens = tokens[: request.max_tokens]
+            finish = "stop" if len(tokens) <= request.max_tokens else "length"
+            tokens = np.array(tokens[: request.max_tokens], np.int32)
             logps = np.full(len(tokens), -1.0 - i, np.float32)
-            return Completion(np.array(tokens, np.int32), logps, self.end)
+            return Completion(tokens, logps, finish)
 
         def engine(params, requests, key):
             return [[complete(r, i) for i in r.ids] for r in requests]

@@ -285,19 +285,18 @@ def sums(tmp_path_factory):
 
 
 def test_ppo_raises_the_reward_and_its_critic_follows(sums, tmp_path):
-    steps = 25
-    train(ppo_run(sums, steps=steps, checkpoints=None), tmp_path / "run")
+    train(ppo_run(sums, steps=12, checkpoints=None), tmp_path / "run")
     found = lines(tmp_path / "run")
     reward = [line["reward"] for line in found]
-    assert np.mean(reward[-5:]) > np.mean(reward[:5]) + 0.2
-    last = found[-1]
-    # a critic that says 0 explains nothing
+    # an even digit by chance, then nearly always
+    assert np.mean(reward[:2]) < 0.5 < 0.85 < np.mean(reward[-3:])
+    # a critic of zeros explains nothing; later its values follow the returns
     assert found[0]["explained_variance"] == pytest.approx(0.0, abs=1e-6)
-    assert max(line["explained_variance"] for line in found[5:]) > 0.3
-    near = abs(last["value_mean"] - last["return_mean"])
-    assert near < abs(found[0]["return_mean"])
-    for name in ("value_loss", "value_clip_fraction", "critic_grad_norm"):
-        assert math.isfinite(last[name])
+    assert found[0]["value_mean"] == 0.0
+    last = found[-1]
+    assert last["value_mean"] == pytest.approx(last["return_mean"], abs=0.1)
+    assert last["value_loss"] < found[0]["value_loss"] / 5
+    assert math.isfinite(last["critic_grad_norm"])
 
 
 def test_a_killed_run_goes_on_with_its_critic(sums, tmp_path):

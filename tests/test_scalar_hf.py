@@ -145,7 +145,7 @@ def test_a_language_model_gets_a_head_of_zeros(tmp_path):
     with pytest.raises(ValueError, match="whose head has a bias; write a language"):
         load_scalar(str(tmp_path / "final"), 0, 2, "sequence")
     with pytest.raises(ValueError, match="a scalar head writes no text"):
-        model.policy.decode(model.params, None, None)  # pyright: ignore
+        model.policy.prefill(model.params, jnp.zeros((1, 1)), jnp.ones((1, 1)), 2)
 
 
 def drop(name):

@@ -215,7 +215,7 @@ def test_the_score_is_read_after_the_last_token():
     [
         (
             lambda: BradleyTerry(centering=0.0),
-            "bradley_terry.centering: 0 is not posit",
+            "centering: 0 is not positive",
         ),
         (lambda: BradleyTerry("column").prepare(pairs()[1]), "batch.margin: missing"),
         (

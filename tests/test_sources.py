@@ -116,12 +116,10 @@ def test_the_union_group_ends_with_the_demonstration(sums):
     check_rewards(rows, batch, own=3)
     for p in range(4):
         assert response_of(rows, p, 3) == answer_to(prompt_of(rows, p, 3))
-    kept = array(rows.response_mask)
+    behavior, kept = array(batch.behavior), array(rows.response_mask)
     # nobody knows at which log-probs a demonstration was written
-    assert (
-        np.isnan(array(batch.behavior)) == kept & (np.arange(4) == 3)[:, None]
-    ).all()
-    assert (array(batch.behavior)[:, :3] != 0).any((1, 2)).all()
+    assert (np.isnan(behavior) == kept & (np.arange(4) == 3)[:, None]).all()
+    assert (behavior[:, :3] != 0).any((1, 2)).all()
     assert metrics["reward"] == pytest.approx(float(array(batch.rewards)[:, :3].mean()))
 
 
@@ -201,9 +199,8 @@ def test_shuffled_rewards_are_a_permutation_of_the_graded(sums):
 
 
 def test_a_failing_reward_leaves_its_samples_unscored(sums):
-    rows, batch, metrics = (
-        rollouts(sums, reward=failing).open(SETTING).batch(0, OTHER)[:3]
-    )
+    stream = rollouts(sums, reward=failing).open(SETTING)
+    rows, batch, metrics = stream.batch(0, OTHER)[:3]
     missing = np.isnan(array(batch.rewards))
     texts = [[response_of(rows, p, g) for g in range(4)] for p in range(4)]
     np.testing.assert_array_equal(missing, [[len(t) > 1 for t in ts] for ts in texts])

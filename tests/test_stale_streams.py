@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import oracle_mixing as oracle
 import pytest
+from mixed_batches import batch_of, mixed, streams_of
 from oracle_mixing import clipped, groups, mean
-from test_mixing import batch_of, mixed, streams_of
 
 from unipost.choices import REGISTRIES
 from unipost.config import CHOICES, build

@@ -35,7 +35,7 @@ from unipost.update import (
 POLICY, PARAMS, REFERENCE, OLD = MEAN
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo-exact", "luffy"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "grpo-exact", "luffy", "hpt"])
 def test_cutting_the_batch_changes_nothing(name):
     """Microbatches, permuted prompts, padding and empty prompts, 8 devices."""
     # where a mask could leak: attention, for one of them
@@ -81,7 +81,7 @@ def test_packed_rows_hold_every_token_once():
         with_packing(rows, 5, 2)
 
 
-@pytest.mark.parametrize("name", ["f_sft-lse", "dpo", "luffy"])
+@pytest.mark.parametrize("name", ["f_sft-lse", "dpo", "luffy", "hpt", "prefix_rft"])
 def test_the_step_is_the_chain_rule(name):
     """`loss_and_grad`, whole and in microbatches, against the chain rule."""
     one = chained(name)

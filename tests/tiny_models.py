@@ -96,6 +96,9 @@ EXAMPLES = {
     "grpo-stale": replace(GRPO, corrections=(StaleMask(0.02),)),
     "dapo": presets.dapo(),
     "luffy": presets.luffy(9.0),
+    "srft": presets.srft(max_length=9.0),
+    "hpt": presets.hpt(9.0),
+    "prefix_rft": presets.prefix_rft(0.5),
     "reinforce-batch": presets.reinforce(BatchZScore()),
 }
 ONE, TWO = ("sft", "f_sft", "gem", "gkd"), ("dpo", "f_dpo", "kto", "aot", "wpo", "orpo")

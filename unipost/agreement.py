@@ -20,6 +20,7 @@ import jax
 from unipost.sampling.distribution import Sampling
 
 Dtype = Literal["float32", "bfloat16"]
+PRECISION = "jax_default_matmul_precision"
 
 
 class Tolerance(NamedTuple):
@@ -43,10 +44,10 @@ models, 8e-5 and 5e-4 in one of 28 layers; bfloat16 means of 2e-2 and tokens of 
 def tolerance(dtype: Dtype) -> Tolerance:
     """What rounding may cause on this machine where products are in `dtype`.
 
-    Accelerators round float32 to TF32 or bfloat16 inside products, unless
-    `jax_default_matmul_precision` is "float32" or "highest".
+    Accelerators round float32 to TF32 or bfloat16 inside products, unless PRECISION,
+    a setting of jax, is "float32" or "highest".
     """
-    whole = jax.config.jax_default_matmul_precision in ("float32", "highest")
+    whole = getattr(jax.config, PRECISION) in ("float32", "highest")
     if jax.default_backend() != "cpu" and not whole:
         return TOLERANCES["bfloat16"]
     return TOLERANCES[dtype]

@@ -28,12 +28,13 @@ def signal_metrics(objective: Trainable, batch: Batch, prepared: Any) -> Tally:
     groups the numbers are 0.
     """
     for term, piece in each_term(objective, prepared):
-        if isinstance(term, Objective) and _is_advantage(term.signal):
+        if isinstance(term, Objective) and is_advantage(term.signal):
             return _advantage(piece) | _groups(term.signal, batch)
     return {}
 
 
-def _is_advantage(signal: Signal) -> bool:
+def is_advantage(signal: Signal) -> bool:
+    """Whether a signal is an advantage: no label, and not the same for every token."""
     return not isinstance(signal, Ones | Zeros | Preference | Desirability)
 
 
