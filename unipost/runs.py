@@ -43,7 +43,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a whole file or none: to a neighbour, then rename. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
     with _naming(path):
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
 

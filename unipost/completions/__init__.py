@@ -1,9 +1,9 @@
 """A page of a step's completions: every token coloured by what the loss does to it.
 
-    settings  `Completions`: when pages are written
-    examine   what training says of the rows of a step: log-probs and coefficients
-    entries   one completion with its tokens, numbers and badges
-    page      `write_page`: one HTML file that needs no network; `write_index`
+settings  `Completions`: when pages are written
+examine   what training says of the rows of a step: log-probs and coefficients
+entries   one completion with its tokens, numbers and badges
+page      `write_page`: one HTML file that needs no network; `write_index`
 """
 
 from unipost.completions.entries import Entry as Entry

@@ -60,49 +60,96 @@ def entries_of(
     `stop`, or is shorter than the budget. Rows without a token are left out where they
     have no reward either: they stand for nothing.
     """
+    endings = Endings(tuple(stops), tuple(stop))
     found = []
-    shape = np.asarray(batch.mask).shape[:2]
-    for p, g in np.ndindex(*shape):
+    for p, g in np.ndindex(*np.shape(batch.mask)[:2]):
         kept = np.asarray(rows.response_mask[p, g]) > 0
         reward = _reward(batch, p, g)
         if not kept.any() and (reward is None or math.isnan(reward)):
             continue
         tokens = np.asarray(rows.response[p, g])[kept].tolist()
-        off = _off_policy(batch, p, g, kept)
+        parts = pieces(tokenizer, tokens)
+        off = _off_policy(batch, p, g)[kept].tolist()
         columns = {
             name: np.asarray(values)[p, g][kept]
             for name, values in numbers._asdict().items()
             if values is not None
         }
-        advantage = columns.get("advantage")
         entry = Entry(
             group=p,
             prompt=_prompt(rows, p, g, tokenizer),
             tokens=tokens,
-            pieces=pieces(tokenizer, tokens),
+            pieces=parts,
             columns=columns,
             reward=reward,
             parts=_parts(batch, components, p, g),
-            advantage=_mean(advantage),
-            badges=(),
+            advantage=_mean(columns.get("advantage")),
+            badges=_badges(endings.reached(tokens, parts, len(kept)), off, reward),
             off_policy=off,
-            staleness=None if all(off) else staleness,
+            staleness=None if off and all(off) else staleness,
         )
-        whole = _ended(entry, len(kept), stops, stop)
-        found.append(_with_badges(entry, whole))
+        found.append(entry)
     return found
 
 
-def _with_badges(entry: Entry, ended: bool) -> Entry:
-    from dataclasses import replace
+@dataclass(frozen=True)
+class Endings:
+    """What ends a completion before its budget: token ids, and strings."""
 
-    badges = []
-    if not entry.tokens:
-        badges.append("empty")
-    elif not any(entry.off_policy):
-        badges.append("finished" if ended else "truncated")
-    if entry.reward is not None and math.isnan(entry.reward):
-        badges.append("unscored")
-    if any(entry.off_policy):
-        badges.append("off-policy" if all(entry.off_policy) else "off-policy prefix")
-    return replace(entry, badges=tuple(badges))
+    tokens: tuple[int, ...]
+    strings: tuple[str, ...] = ()
+
+    def reached(self, tokens: list[int], parts: Sequence[Piece], budget: int) -> bool:
+        """Whether a completion has ended by itself."""
+        if len(tokens) < budget or tokens[-1] in self.tokens:
+            return True
+        text = "".join(part.text for part in parts if not part.special)
+        return any(string in text for string in self.strings)
+
+
+def _badges(ended: bool, off: list[bool], reward: float | None) -> tuple[str, ...]:
+    found = []
+    if not off:
+        found.append("empty")
+    elif not all(off):
+        found.append("finished" if ended else "truncated")
+    if reward is not None and math.isnan(reward):
+        found.append("unscored")
+    if any(off):
+        found.append("off-policy" if all(off) else "off-policy prefix")
+    return tuple(found)
+
+
+def _reward(batch: Batch, p: int, g: int) -> float | None:
+    """The reward of a row, or the sum of its step rewards."""
+    if batch.rewards is None:
+        return None
+    reward = np.asarray(batch.rewards)[p, g]
+    if np.ndim(reward):
+        reward = np.where(np.asarray(batch.mask)[p, g] > 0, reward, 0.0).sum()
+    return float(reward)
+
+
+def _parts(batch: Batch, names: Sequence[str], p: int, g: int) -> dict[str, float]:
+    if batch.components is None:
+        return {}
+    values = np.asarray(batch.components)[p, g].tolist()
+    named = names if len(names) == len(values) else map(str, range(len(values)))
+    return dict(zip(named, values, strict=True))
+
+
+def _off_policy(batch: Batch, p: int, g: int) -> np.ndarray:
+    """Which tokens [T] of a row the policy did not sample."""
+    columns = np.shape(batch.mask)[2]
+    if batch.off_policy is None:
+        return np.zeros(columns, bool)
+    return np.broadcast_to(np.asarray(batch.off_policy)[p, g] > 0, columns)
+
+
+def _prompt(rows: Rows, p: int, g: int, tokenizer: Tokenizer) -> str:
+    kept = np.asarray(rows.prompt_mask[p, g]) > 0
+    return tokenizer.decode(np.asarray(rows.prompt[p, g])[kept].tolist())
+
+
+def _mean(values: np.ndarray | None) -> float | None:
+    return None if values is None or not len(values) else float(np.mean(values))

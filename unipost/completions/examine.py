@@ -72,9 +72,7 @@ def _examined(policy, objective, params, rows, batch, signal, groups, microbatch
     whole = batch.mask
     prepared = objective.prepare(batch, signal)
     plain = rows._replace(packed=None)
-    some, batch, prepared = jax.tree.map(
-        lambda x: x[:groups], (plain, batch, prepared)
-    )
+    some, batch, prepared = jax.tree.map(lambda x: x[:groups], (plain, batch, prepared))
     streams = streams_for(objective.needs, policy, params, some)
     found = {name: getattr(batch, name) for name in STREAMS}
     return Examined(

@@ -58,9 +58,21 @@ def figure(points: Sequence[Point], title: str, items: int) -> Figure:
 
 
 def _label(axes, ends: list[tuple[float, str, str]], right: int) -> None:
-    """The name of every line at its end, apart by a line's height at least."""
+    """The name of every line beside its end, apart by a line's height at least."""
     low, high = axes.get_ylim()
-    gap, place = (high - low) / 18, float("-inf")
-    for value, rule, color in sorted(ends):
-        place = max(value, place + gap)
+    ends = sorted(ends)
+    places = _apart([value for value, _, _ in ends], (high - low) / 18)
+    for place, (_, rule, color) in zip(places, ends, strict=True):
         axes.text(right * 1.08, place, rule, color=color, fontsize=8, va="center")
+
+
+def _apart(places: list[float], gap: float) -> list[float]:
+    """Sorted places pushed apart from both sides, until all are `gap` apart."""
+    places = list(places)
+    for _ in range(200):
+        for i in range(len(places) - 1):
+            push = (gap - (places[i + 1] - places[i])) / 2
+            if push > 0:
+                places[i] -= push
+                places[i + 1] += push
+    return places
