@@ -24,12 +24,15 @@ from unipost.data_needs import ABSENT, TRAINING, check_data
 from unipost.divergences import DIVERGENCES
 from unipost.hf import save_pretrained
 from unipost.loading import load_reference
+from unipost.mixed_groups import Gate
 from unipost.objective import OWN
 from unipost.optimizers import SGD
 from unipost.presets import FAMILIES
 from unipost.rollouts import Demonstration, Replay
 from unipost.runs import RunError
 from unipost.sampling import RemoteSampler
+from unipost.scalar.reward_models import BradleyTerry, ProcessReward
+from unipost.scalar.steps import LabelledSteps
 from unipost.signals import Signal, ZScore
 from unipost.sources import FIELDS, Demonstrations
 from unipost.tokenizer import CharTokenizer
@@ -39,6 +42,7 @@ SOURCES = {
     "demonstrations": demonstrations("x.jsonl"),
     "preferences": preferences("x.jsonl"),
     "labels": labelled("x.jsonl"),
+    "steps": LabelledSteps("x.jsonl", 4, 4, 3),
     "rewards": rollouts("x.jsonl"),
     "rewards+replay": rollouts("x.jsonl", guidance=(Replay(),)),
     "rewards+demonstrations": rollouts("x.jsonl", guidance=(Demonstration(),)),
@@ -96,10 +100,22 @@ def test_every_preset_takes_its_data_and_no_other(family):
                 assert message.startswith(("data: gives", "objective: needs")), name
 
 
+@pytest.mark.parametrize(
+    "objective, gives", [(BradleyTerry(), "preferences"), (ProcessReward(), "steps")]
+)
+def test_a_reward_model_takes_its_labels_and_no_other_data(objective, gives):
+    for other in SOURCES:
+        if other == gives:
+            experiment(objective, other)
+        else:
+            message = refusal(experiment, objective, other)
+            assert message.startswith(("data: gives", "objective: needs")), other
+
+
 def test_ppo_needs_a_critic():
     assert refusal(experiment, presets.ppo()) == (
-        "objective: needs batch.values, a critic's values, and no critic is trained; "
-        "write grpo, or reinforce_pp for returns per token"
+        "objective: needs batch.values, a critic's values; write critic: {optimizer: "
+        "...}, or reinforce_pp for returns per token without one"
     )
 
 
@@ -284,3 +300,14 @@ def test_a_sampler_without_log_probs_gives_no_behaviour_stream():
     check_data(presets.grpo(), untold)
     with pytest.raises(ValueError, match="needs batch.behavior, the sampler's log-pr"):
         check_data(presets.tis(), untold)
+
+
+def test_a_gate_that_no_group_passes_is_refused():
+    """A group of four with a demonstration has three rows that can be correct."""
+    objective = presets.hpt(3.0, Gate(2))
+    experiment(objective, "rewards+demonstrations")
+    words = refusal(experiment, presets.hpt(3.0, Gate(3)), "rewards+demonstrations")
+    assert words == (
+        "objective.terms.0.signal.gate.most: 3 of 3 rows that the policy samples, so "
+        "that every group fails; write a smaller number"
+    )

@@ -1,4 +1,4 @@
-"""The experiment files: each can be read, and the recipe for GSM8K runs as it stands."""
+"""The experiment files: each can be read, and the recipe for GSM8K runs."""
 
 import json
 from pathlib import Path

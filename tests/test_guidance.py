@@ -6,8 +6,20 @@ import jax
 import numpy as np
 import pytest
 from scripted import Scripted, half, right, steps, through_a_file, wrong
-from tiny_runs import MODEL, SETTING, TINY, params_of, rollouts, write_sums
+from test_remote import serving, vllm
+from tiny_runs import (
+    MODEL,
+    SETTING,
+    STEPS,
+    TINY,
+    experiment,
+    lines,
+    params_of,
+    rollouts,
+    write_sums,
+)
 
+from unipost import loop, presets
 from unipost.choices import REGISTRIES
 from unipost.config import build, to_tree
 from unipost.hf import save_pretrained
@@ -24,9 +36,10 @@ from unipost.rollouts import (
     Resample,
 )
 from unipost.runs import RunError
-from unipost.sampling import RemoteSampler, Sampling
+from unipost.sampling import ContinuousSampler, RemoteSampler, Sampling
 from unipost.scoring import score
 from unipost.sources import Mixture, Source
+from unipost.train import train
 
 OTHER = params_of(5)
 EOS = MODEL.tokenizer.eos_token
@@ -194,6 +207,51 @@ def test_the_share_given_falls_over_the_run(tmp_path):
     assert min(shares[:2]) > 1.5 * max(shares[2:])
 
 
+SMALL = ContinuousSampler(slots=3, refill=1, steps=2, prefill=2)
+
+
+def test_samplers_agree_on_what_follows_a_prefix(tmp_path):
+    sampling, guides = Sampling(12), (Prefix(steps=4, rows=2),)
+    source = rollouts(worked(tmp_path), sampling=sampling, guidance=guides)
+    one = source.open(SETTING).batch(2, OTHER)
+    other = replace(source, sampler=SMALL).open(SETTING).batch(2, OTHER)
+    for name in ("response", "response_mask"):
+        a, b = getattr(one.rows, name), getattr(other.rows, name)
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(one.batch.off_policy, other.batch.off_policy)
+    np.testing.assert_allclose(one.batch.behavior, other.batch.behavior, atol=1e-4)
+
+
+def test_a_server_continues_a_prefix(tmp_path):
+    """Prompt and prefix go out as one prompt; only what comes back has log-probs."""
+    seen = []
+
+    def answer(body):
+        seen.append((len(body["prompt"]), body["max_tokens"]))
+        return vllm(body)
+
+    guide = Prefix(steps=1, low=0.5, high=0.5)
+    with serving(answer) as (_, url):
+        remote = RemoteSampler(url, "tiny", backoff=0.01)
+        source = rollouts(worked(tmp_path), sampling=Sampling(12), sampler=remote)
+        drawn = replace(source, guidance=(guide,)).open(SETTING).batch(0, OTHER)
+    off, mask = array(drawn.batch.off_policy), array(drawn.rows.response_mask)
+    np.testing.assert_array_equal(off[:, 3].sum(-1), 5)
+    assert sorted(seen) == [(4, 12)] * 4 + [(9, 7)] * 4
+    behavior = array(drawn.batch.behavior)
+    np.testing.assert_array_equal(np.isnan(behavior), off)
+    assert (behavior[mask & ~off] < 0).all()
+
+
+def test_a_sampler_that_ignores_what_is_given_is_refused(tmp_path):
+    source = rollouts(worked(tmp_path), sampling=Sampling(12), sampler=Scripted(wrong))
+    source = replace(source, guidance=(Prefix(steps=4),))
+    with pytest.raises(
+        ValueError, match="Scripted gives completions that do not begin"
+    ):
+        source.open(SETTING).batch(0, OTHER)
+
+
 # buffered demonstrations
 
 
@@ -318,3 +376,40 @@ def test_memory_is_bounded_over_two_hundred_steps(sums):
         memory = stream.batch(step, OTHER, memory).memory
         sizes.add(sum(np.asarray(x).nbytes for x in memory.values()))
     assert len(sizes) == 1 and sizes.pop() < 3000
+
+
+class Stop(Exception):
+    """Raised in the middle of a run."""
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_a_killed_run_goes_on_with_what_it_remembered(staleness, tmp_path, monkeypatch):
+    """Replay, demonstrations, resampling, priorities: the same numbers and weights."""
+    path = write_sums(tmp_path)
+    guides = Demonstration(), Replay(capacity=30)
+    data = rollouts(path, group=5, guidance=guides, groups=Resample(2), reward=exact)
+    data = replace(data, order=Prioritised(), truncated="masked")
+    run = experiment("grpo", path, data=data, objective=presets.luffy(max_length=3.0))
+    run = replace(run, evaluation=None, staleness=staleness)
+    train(run, tmp_path / "whole", model=MODEL)
+    calls, update = [], loop.update
+
+    def stopping(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Stop
+        return update(*args)
+
+    monkeypatch.setattr(loop, "update", stopping)
+    with pytest.raises(Stop):
+        train(run, tmp_path / "again", model=MODEL)
+    monkeypatch.setattr(loop, "update", update)
+    train(run, tmp_path / "again", model=MODEL)
+    told = lines(tmp_path / "again")
+    assert told == lines(tmp_path / "whole") and len(told) == STEPS
+    assert told[-1]["replay_rows"] > 0
+    weights = [
+        (tmp_path / name / "final" / "model.safetensors").read_bytes()
+        for name in ("whole", "again")
+    ]
+    assert weights[0] == weights[1]

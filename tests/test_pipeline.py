@@ -14,6 +14,7 @@ from unipost.cli import main
 from unipost.display import Display
 from unipost.evaluate import bootstrap_mean, paired_difference
 from unipost.pipeline import kinds, load_pipeline, run_pipeline
+from unipost.pipeline.preflight import check_stages
 from unipost.runs import RunError
 from unipost.tree import ConfigError
 
@@ -225,6 +226,17 @@ def test_a_wrong_file_is_refused_at_load_in_one_line(file, case):
 def test_an_override_of_no_stage_is_refused(file):
     with pytest.raises(ConfigError, match="stages.rll: unknown 'rll'; did you mean"):
         load_pipeline(file(), ["stages.rll.steps=3"])
+
+
+@pytest.mark.parametrize("name", ["r1", "distillation"])
+def test_the_shipped_pipelines_load_and_are_explained(name, capsys, monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root)
+    check_stages(load_pipeline(f"experiments/{name}.yaml"))
+    assert main(["explain", f"experiments/{name}.yaml"]) == 0
+    text = capsys.readouterr().out
+    trained = {"r1": "sft", "distillation": "distilled_rl"}[name]
+    assert f"{trained}\n" in text and "reject\n" not in text
 
 
 def test_what_would_stop_a_late_stage_is_found_before_the_first_runs(file, tmp_path):

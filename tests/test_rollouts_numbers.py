@@ -1,11 +1,11 @@
 """What a step of rollouts reports and hands over, counted by hand from its texts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scripted import Scripted, half, right, wrong
-from tiny_rewards import failing
+from tiny_rewards import failing, short
 from tiny_runs import (
     MODEL,
     SETTING,
@@ -15,11 +15,12 @@ from tiny_runs import (
     rollouts,
     write_sums,
 )
+from tiny_steps import Pieces
 
 from unipost import presets
 from unipost.components import NormaliseThenSum, SumThenNormalise
 from unipost.data_needs import check_data
-from unipost.rewards import Grades, StepRewards, Weighted, WeightedSum, exact
+from unipost.rewards import StepRewards, Weighted, WeightedSum, exact
 from unipost.rollouts import Demonstration, Replay
 from unipost.sampling import Sampling
 from unipost.signals import ZScore
@@ -112,10 +113,6 @@ def test_masked_truncation_takes_the_loss_alone(sums):
 # composed rewards
 
 
-def short(response: str, answer: str) -> float:
-    return float(len(response) == 1)
-
-
 BOTH = WeightedSum({"short": Weighted(short, 0.5), "accuracy": Weighted(exact, 2.0)})
 
 
@@ -164,20 +161,6 @@ def test_signals_of_several_rewards_train(signal, sums, tmp_path):
 
 
 # rewards of steps
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """A reward per + in the response, 1 for the first and 0 for the others."""
-
-    def score(self, samples):
-        steps = []
-        for sample in samples:
-            ends = [i + 1 for i, c in enumerate(sample.response) if c == "+"]
-            steps.append([(end, float(k == 0)) for k, end in enumerate(ends)])
-        values = np.array([float(len(own)) for own in steps])
-        none = np.zeros((len(samples), 0))
-        return Grades(values, none, (), 0, [], {}, steps)
 
 
 def pieces(prompt: str, i: int) -> str:

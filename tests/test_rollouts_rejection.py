@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scripted import Scripted, right
-from tiny_rewards import only_digits
+from tiny_rewards import number, only_digits, unpadded
 from tiny_runs import MODEL, SETTING, params_of, write_sums
 
 from unipost.data import read_rows
@@ -27,18 +27,6 @@ def written(prompt: str, i: int) -> str:
     """Six candidates: right, right again, spelled longer, wrong, no number, cut off."""
     answer = right(prompt, i)
     return [answer, answer, "0" + answer, "99", "+" + answer, "00000" + answer][i % 6]
-
-
-def number(response: str, answer: str) -> float:
-    """1 for the right number, a little more for fewer characters; NaN for none."""
-    if not response.isdigit():
-        raise ValueError("not a number")
-    return float(int(response) == int(answer)) * (1.1 - len(response) / 100)
-
-
-def plain(response: str, answer: str) -> float:
-    """A point for a text that does not begin with 0."""
-    return float(not response.startswith("0"))
 
 
 def rejection(path: str, **changes) -> Rejection:
@@ -97,7 +85,7 @@ def test_the_best_is_that_of_the_largest_reward(sums):
 
 
 def test_a_filter_refuses_what_is_right(sums):
-    filters = (Passing(plain), Passing(only_digits, least=0.0))
+    filters = (Passing(unpadded), Passing(only_digits, least=0.0))
     rows, numbers = rejection_sample(
         SETTING, rejection(sums, keep="all", filters=filters)
     )

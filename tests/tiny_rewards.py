@@ -23,3 +23,20 @@ def only_digits(response: str, answer: str) -> float:
     if not response.isdigit():
         raise ValueError("not a number")
     return float(response == answer)
+
+
+def number(response: str, answer: str) -> float:
+    """About 1 for the right number, more for fewer characters; an error for none."""
+    if not response.isdigit():
+        raise ValueError("not a number")
+    return float(int(response) == int(answer)) * (1.1 - len(response) / 100)
+
+
+def unpadded(response: str, answer: str) -> float:
+    """A point for a text that does not begin with 0."""
+    return float(not response.startswith("0"))
+
+
+def short(response: str, answer: str) -> float:
+    """A point for a single character."""
+    return float(len(response) == 1)

@@ -7,6 +7,7 @@ loss = link(implicit reward, signal) + penalty D_g(policy || reference)
 from unipost import presets as presets
 from unipost import trl as trl
 from unipost import verl as verl
+from unipost.annealed import Annealed as Annealed
 from unipost.batch import Batch as Batch
 from unipost.batch import Streams as Streams
 from unipost.divergence import Divergence as Divergence

@@ -150,7 +150,7 @@ ROWS = Rows._fields[:4]
 
 def pack(memory: Memory, drawn: list[tuple[int, Experience]]) -> bytes:
     """Memory and experience as the bytes of one .npz file."""
-    arrays = {f"memory/{k}": np.asarray(v) for k, v in memory.items()}
+    arrays: dict[str, Any] = {f"memory/{k}": np.asarray(v) for k, v in memory.items()}
     notes = []
     for i, (step, e) in enumerate(drawn):
         notes.append([step, dict(e.metrics), list(e.components), list(e.memory)])
@@ -179,7 +179,9 @@ def unpack(kept: bytes) -> tuple[Memory, list[tuple[int, Experience]]]:
 
     drawn = []
     for i, (step, metrics, components, _) in enumerate(notes):
-        rows = Rows(**{k: jnp.asarray(v) for k, v in under(f"{i}/rows/").items()})
+        texts = under(f"{i}/rows/")
+        prompt, prompt_mask, response, mask = (jnp.asarray(texts[n]) for n in ROWS)
+        rows = Rows(prompt, prompt_mask, response, mask)
         batch = Batch(**{k: jnp.asarray(v) for k, v in under(f"{i}/batch/").items()})
         memory = under(f"{i}/memory/")
         parts = tuple(components)

@@ -23,7 +23,8 @@ Change one thing in an objective and see what it did:
 """
 
 RUN = """\
-Run an experiment, or a study of several arms from one base.
+Run an experiment, a study of several arms from one base, or a pipeline of stages that
+train or sample from what earlier ones made.
 
 FILE is YAML; KEY=VALUE overrides a setting by its dotted path, and naming a part anew
 drops the arguments of the old one:
@@ -31,10 +32,12 @@ drops the arguments of the old one:
   unipost run experiments/sft.yaml steps=200 optimizer.learning_rate=3e-4
   unipost run experiments/quickstart.yaml common.steps=20 seeds='[0]'
   unipost run experiments/quickstart.yaml base=train      (make the base again first)
+  unipost run experiments/r1.yaml seeds='[0]'
 
-Started again with the same settings, a run goes on from its last checkpoint and a
-study from its last finished arm. Everything needed to repeat it is in the run
-directory: config.yaml, environment.json, metrics.jsonl, evaluation.jsonl, final/.
+Started again with the same settings, a run goes on from its last checkpoint, a study
+from its last finished arm and a pipeline from its last finished stage. Everything
+needed to repeat it is in the run directory: config.yaml, environment.json,
+metrics.jsonl, evaluation.jsonl, final/.
 """
 
 EXPLAIN = """\
@@ -64,7 +67,7 @@ corrections, signals, penalties' estimators, aggregations, sources and the rest.
 """
 
 SUMMARIES = {
-    "run": "run an experiment or a study",
+    "run": "run an experiment, a study or a pipeline",
     "explain": "print an objective in mathematical notation",
     "list": "list what a config can name",
     "eval": "evaluate a model folder",
@@ -119,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     run = verb("run", RUN, _run)
-    run.add_argument("file", type=Path, metavar="FILE", help="experiment or study")
+    run.add_argument("file", type=Path, metavar="FILE", help="what to run")
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
     run.add_argument(

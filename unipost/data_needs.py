@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from unipost.choices import SIGNALS
-from unipost.mixed_groups import OwnRows
+from unipost.mixed_groups import Gate, OwnRows
+from unipost.mixture import Mixture
 from unipost.objective import OWN, Objective
 from unipost.objectives import Trainable, terms
 from unipost.scalar.model import STREAMS
@@ -85,6 +86,7 @@ def check_data(
     _refuse_missing(needs)
     _check_behavior(objective, data)
     _check_steps(objective, data)
+    _check_gates(objective, data)
     if "mismatched" in objective.needs and data.prompts // minibatches < 2:
         raise ValueError(
             f"data.prompts: {data.prompts} in {minibatches} minibatches; the reference "
@@ -111,6 +113,19 @@ def _check_behavior(objective: Trainable, data: Source) -> None:
                 f"objective.{where}: behavior, but nobody knows at which log-probs the "
                 "demonstrations were written; write none (probability 1), or "
                 "guidance: [{name: demonstration, behavior: FOLDER}]"
+            )
+
+
+def _check_gates(objective: Trainable, data: Source) -> None:
+    """Refuse a gate that no group passes: it counts rows that the policy samples."""
+    own = getattr(data, "own", None)
+    for k, term in enumerate(terms(objective)):
+        gate = getattr(getattr(term, "signal", None), "gate", None)
+        if isinstance(gate, Gate) and isinstance(own, int) and gate.most >= own:
+            where = f"terms.{k}." if isinstance(objective, Mixture) else ""
+            raise ValueError(
+                f"objective.{where}signal.gate.most: {gate.most} of {own} rows that "
+                "the policy samples, so that every group fails; write a smaller number"
             )
 
 

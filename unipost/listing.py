@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from unipost.aggregation import AGGREGATIONS
+from unipost.annealed import ANNEALED
 from unipost.choices import SIGNALS
 from unipost.corrections import CORRECTIONS
 from unipost.divergences import DIVERGENCES
@@ -54,6 +55,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "corrections": CORRECTIONS,
     "reference_points": REFERENCE_POINTS,
     "signals": SIGNALS,
+    "numbers": ANNEALED,
     "aggregations": AGGREGATIONS,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,

@@ -88,7 +88,7 @@ function fillHead() {
     $("head").append(cell);
     if (i > 0) return;
     for (const name of ["completion", "state"]) {
-      const plain = make("th", "", name);
+      const plain = make("th", "plain", name);
       plain.scope = "col";
       $("head").append(plain);
     }
@@ -175,6 +175,10 @@ $("table").addEventListener("keydown", event => {
 });
 
 // ---- start
+function layout() {
+  const room = document.documentElement.clientWidth;
+  document.body.classList.toggle("cards", room < 450 + 85 * columns.length);
+}
 function fill(id, options) {
   for (const [key, label] of options) {
     const option = make("option", "", label);
@@ -200,6 +204,8 @@ $("summary").textContent = facts0.join(", ");
 $("sign").parentNode.hidden = !data.entries.some(e => known(e.reward));
 $("legend").hidden = $("colour").parentNode.hidden = !$("colour").options.length;
 fillHead();
+layout();
+addEventListener("resize", layout);
 if ($("colour").options.length) paint();
 render();
 for (const id of ["find", "sign", "together"]) $(id).addEventListener("input", render);

@@ -166,7 +166,7 @@ TEMPLATE = """<header>
 <label><input id="together" type="checkbox" checked> groups together</label>
 </form>
 <div id="legend"><span id="low"></span><span id="ramp"></span><span id="high"></span>
-<span id="meaning"></span></div>
+</div>
 <p id="count" role="status"></p>
 </header>
 <main>

@@ -23,7 +23,7 @@ header { padding: 1rem 0 .5rem; }
 h1 { display: inline-block; font-size: 1.35rem; margin: 0 .75rem 0 0; }
 a { color: var(--accent); }
 p { margin: .25rem 0; }
-#summary, #count, #meaning { color: var(--quiet); }
+#summary, #count { color: var(--quiet); }
 #controls { display: flex; flex-wrap: wrap; gap: .5rem 1.25rem; margin: .75rem 0; }
 #controls label { display: inline-flex; align-items: center; gap: .4rem; }
 input, select, button { font: inherit; color: inherit; }
@@ -43,16 +43,17 @@ input[type=search], select {
 #low, #high { font-variant-numeric: tabular-nums; }
 table { width: 100%; border-collapse: collapse; margin-top: .5rem; }
 table.index { width: auto; }
-th, td { padding: .4rem .6rem; vertical-align: top; text-align: left; }
+th, td { padding: .4rem .5rem; vertical-align: top; text-align: left; }
 thead th { border-bottom: 2px solid var(--line); font-weight: 600; }
 #head th { position: sticky; top: 0; background: var(--paper); z-index: 1; }
 #head button {
   background: none; border: 0; padding: 0; cursor: pointer; font-weight: 600;
-  text-align: inherit; white-space: nowrap;
+  text-align: inherit;
 }
-#head button::after { content: " \\2195"; color: var(--quiet); }
-#head [aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent); }
-#head [aria-sort=descending] button::after { content: " \\2193"; color: var(--accent); }
+#head button::after { content: "\\a0\\2195"; color: var(--quiet); }
+#head [aria-sort] button::after { color: var(--accent); }
+#head [aria-sort=ascending] button::after { content: "\\a0\\2191"; }
+#head [aria-sort=descending] button::after { content: "\\a0\\2193"; }
 tbody { border-bottom: 2px solid var(--line); }
 tbody.flat { border-bottom: 0; }
 tbody tr + tr td { border-top: 1px solid var(--line); }
@@ -67,7 +68,7 @@ tbody:not(.flat) tr.row td:first-child { border-left: 4px solid var(--line); }
 .label { color: var(--quiet); font-size: .85rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
-td.text { width: 70%; min-width: 16rem; }
+td.text { width: 70%; min-width: 20rem; }
 .tokens {
   white-space: pre-wrap; overflow-wrap: anywhere; text-align: start; max-height: 26rem;
   overflow-y: auto; border-radius: 4px; padding: 1px 3px;
@@ -81,7 +82,7 @@ td.text { width: 70%; min-width: 16rem; }
   background: color-mix(in srgb, var(--down) calc(var(--a) * 1%), transparent);
 }
 .tokens span.off { text-decoration: underline dotted var(--quiet); }
-.tokens span.special, .tokens span.part { color: var(--quiet); font-size: .85em; }
+.tokens span.special, .tokens span.part { font-size: .85em; font-style: italic; }
 .tokens span.line::before { content: "\\21b5"; color: var(--quiet); }
 .tokens span.here, .tokens span:hover { outline: 1.5px solid var(--ink); }
 .badge {
@@ -104,18 +105,17 @@ td.text { width: 70%; min-width: 16rem; }
 }
 #tip dt { color: var(--quiet); }
 #tip dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
-@media (max-width: 760px) {
-  body { padding: 0 .75rem 4rem; }
-  #table, #table tbody, #table tr, #table td, #table tr.group th { display: block; }
-  #table thead, #table thead tr, #table thead th { display: block; position: static; }
-  #table thead tr { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
-  #table thead th { padding: .2rem 0; border: 0; text-align: left; }
-  #table td { padding: .15rem .5rem; }
-  td.text { width: auto; min-width: 0; }
-  td.number { display: inline-block !important; text-align: left; }
-  td.number::before { content: attr(data-name) " "; color: var(--quiet); }
-  td.number:empty { display: none !important; }
-  tr.row { padding: .4rem 0; border-top: 1px solid var(--line); }
-  tbody tr + tr td { border-top: 0; }
-}
+@media (max-width: 760px) { body { padding: 0 .75rem 4rem; } }
+/* a card per completion where its row would not fit (class set by the script) */
+.cards #table, .cards #table :is(tbody, tr, td, .group th, thead) { display: block; }
+.cards #table thead th { position: static; padding: .2rem 0; border: 0; }
+.cards #table #head { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+.cards #table #head .plain { display: none; }
+.cards #table td { padding: .15rem .5rem; border: 0; }
+.cards #table td.text { width: auto; min-width: 0; }
+.cards #table td.number { display: inline-block; text-align: start; }
+.cards #table td.number::before { content: attr(data-name) " "; color: var(--quiet); }
+.cards #table td.number:empty { display: none; }
+.cards #table tr.row { padding: .4rem .2rem; border-top: 1px solid var(--line); }
+.cards #table tbody:not(.flat) tr.row { border-left: 4px solid var(--line); }
 """
