@@ -413,3 +413,26 @@ def test_a_killed_run_goes_on_with_what_it_remembered(staleness, tmp_path, monke
         for name in ("whole", "again")
     ]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    "name, guide, arguments",
+    [
+        ("relift", BufferedDemonstrations(size=8), {}),
+        ("prefix_rft", Prefix(steps=3), {}),
+        ("hpt", Demonstration(), {"max_length": 3.0}),
+        ("srft", Demonstration(), {}),
+        ("luffy", Replay(), {"max_length": 3.0}),
+    ],
+)
+def test_recipes_train_on_their_guidance(name, guide, arguments, sums, tmp_path):
+    objective = getattr(presets, name)(**arguments)
+    data = rollouts(sums, reward=exact, guidance=(guide,))
+    run = experiment("grpo", sums, data=data, objective=objective, steps=3)
+    run = replace(run, evaluation=None, checkpoints=None)
+    train(run, tmp_path / name, model=MODEL)
+    told = lines(tmp_path / name)
+    assert all(np.isfinite(x["loss"]) for x in told)
+    if name == "relift":  # every question fails, so every second step imitates
+        assert [x["imitation"] for x in told] == [0.0, 1.0, 0.0]
+        assert told[1]["loss"] != 0.0

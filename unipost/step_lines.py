@@ -11,6 +11,10 @@ from unipost.compilation import CompileClock, Compiling
 from unipost.runs import JsonLines, RunError
 
 
+CHECKED = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
+"""Numbers after which a state is lost when they are not finite."""
+
+
 class StepLines:
     """metrics.jsonl and timing.jsonl, a line of each for every step.
 
@@ -44,7 +48,7 @@ class StepLines:
         self.shown = {k: float(v) for k, v in numbers.items()}
         self._tokens[step] = int(tokens)
         self._metrics.write({"step": step} | self.shown)
-        for name in ("loss", "grad_norm"):
+        for name in CHECKED:
             if not math.isfinite(self.shown.get(name, 0.0)):
                 raise RunError(
                     f"{self._metrics.path}: {name} of step {step} is "

@@ -197,10 +197,10 @@ def open_critic(
             # what its adapter stands on stays, while the policy's is overwritten
             own = jax.tree.map(jnp.array, model.params)
             model = dataclasses.replace(model, params=own)
-        found = scalar_of(model, 1, "token", settings.lora, seed)
+        found = scalar_of(model, 1, None, settings.lora, seed)
     else:
         asked = settings.lora, compute
-        found = load_scalar(settings.model, seed, 1, "token", *asked)
+        found = load_scalar(settings.model, seed, 1, None, *asked)
         found.check_tokens(model, settings.model)
     return OpenCritic(settings, found)
 

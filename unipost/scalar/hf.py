@@ -151,11 +151,7 @@ def save_classifier(
     """
     if layout not in get_args(Layout):
         raise ValueError(f"save_classifier: layout {layout!r}; give sequence or token")
-    if layout == "token" and config.family in NO_TOKENS:
-        raise ValueError(
-            f"save_classifier: transformers has no token classification of "
-            f"{config.family}; give layout sequence"
-        )
+    check_layout(config, layout)
     score, trunk = dict(params["score"]), params["trunk"]
     labels = score["kernel"].shape[-1]
     if layout == "token" and "bias" not in score:
@@ -177,6 +173,20 @@ def save_classifier(
     whole = _joined(trunk, score)
     wide = jnp.dtype(dtype)
     write_pieces(folder, fields, held, whole, tokenizer, wide, generation=generation)
+
+
+def check_layout(config: ModelConfig, layout: Layout) -> None:
+    """Raises ValueError where transformers has no such class of the family."""
+    if layout == "token" and config.family in NO_TOKENS:
+        raise ValueError(
+            f"model: transformers has no token classification of {config.family}, in "
+            "which a head of every token is written; write a model of another family"
+        )
+
+
+def value_layout(config: ModelConfig | None) -> Layout:
+    """How a critic is written: token classification, where the family has it."""
+    return "sequence" if config and config.family in NO_TOKENS else "token"
 
 
 def label_fields(labels: int) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from unipost.model import Compute, transformer_policy
 from unipost.objectives import Trainable
 from unipost.runs import RunError
 from unipost.scalar.hf import (
+    check_layout,
     layout_of,
     load_classifier,
     save_classifier,
     trunk_config,
+    value_layout,
 )
 from unipost.scalar.model import scalar_policy, with_head
 from unipost.scalar.objective import Layout, ScalarObjective
@@ -76,14 +78,21 @@ class ScalarModel(Model):
 
 
 def scalar_of(
-    model: Model, labels: int, layout: Layout, lora: LoRA | None = None, seed: int = 0
+    model: Model,
+    labels: int,
+    layout: Layout | None = None,
+    lora: LoRA | None = None,
+    seed: int = 0,
 ) -> ScalarModel:
     """`model` with a new scalar head of zeros in place of its head; arrays are shared.
 
-    An adapter of its own is merged first; `lora` puts a new one on the trunk.
+    An adapter of its own is merged first; `lora` puts a new one on the trunk. `layout`
+    None is that of a critic (`unipost.scalar.hf.value_layout`).
     """
+    layout = layout or value_layout(model.config)
     trunk = merge(model.params) if isinstance(model.params, Adapted) else model.params
     if model.config is not None:
+        check_layout(model.config, layout)
         trunk = {name: part for name, part in trunk.items() if name != "head"}
     biased = ("bias",) if layout == "token" else ()
     params = with_head(model.policy, trunk, labels, biased)
@@ -103,20 +112,24 @@ def load_scalar(
     model: str | NewModel,
     seed: int,
     labels: int,
-    layout: Layout,
+    layout: Layout | None = None,
     lora: LoRA | None = None,
     compute: Compute | None = None,
 ) -> ScalarModel:
     """The model of a run that trains a scalar head of `labels` labels.
 
     A folder of a classification layout is read with its head; of a language model, or
-    a new model, the head starts at 0. It is written as `layout`. Raises ValueError for
+    a new model, the head starts at 0. It is written as `layout`, None is that of a
+    critic. Raises ValueError for
     a head with other labels, and for one with a bias that `layout` has no place for.
     """
     if isinstance(model, NewModel) or layout_of(model) is None:
         base = load_model(model, seed, None, compute)
         return scalar_of(base, labels, layout, lora, seed)
     found = read_scalar(model, compute)
+    layout = layout or value_layout(found.config)
+    if found.config is not None:
+        check_layout(found.config, layout)
     if found.labels != labels:
         raise ValueError(
             f"{model}: its head has {found.labels} labels; write a model with {labels}"
