@@ -421,7 +421,7 @@ def test_a_killed_run_goes_on_with_what_it_remembered(staleness, tmp_path, monke
         ("relift", BufferedDemonstrations(size=8), {}),
         ("prefix_rft", Prefix(steps=3), {}),
         ("hpt", Demonstration(), {"max_length": 3.0}),
-        ("srft", Demonstration(), {}),
+        ("srft", Demonstration(), {"max_length": 3.0}),
         ("luffy", Replay(), {"max_length": 3.0}),
     ],
 )

@@ -1,8 +1,10 @@
 """PPO's critic: its targets, its regression, its place in a step, by other means."""
 
 import dataclasses
+import json
 import math
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +13,23 @@ import pytest
 from tiny_models import MEAN, rows_and_batch
 from tiny_runs import MODEL, experiment, lines, rollouts, write_sums
 
-from unipost import presets
+from unipost import Batch, presets
 from unipost.adapters import LoRA
+from unipost.advantages import GAE
 from unipost.loading import Model
 from unipost.mixture import Mixture
+from unipost.model import Compute, init_params, transformer_policy
 from unipost.optimizers import SGD, AdamW
 from unipost.scalar.critic import Critic, ValueRegression, open_critic, targets
 from unipost.scalar.hf import load_classifier
+from unipost.scalar.loading import scalar_of
 from unipost.train import train
 from unipost.update import Rows, loss_and_grad, minibatch, with_packing
+from unipost.verl.advantages import COUNT_EPS
 
+FOLDER = Path(__file__).parent / "fixtures" / "cases"
+ARRAYS = np.load(FOLDER / "verl_gae.npz")
+CASES = json.loads((FOLDER / "verl_gae.json").read_text())["cases"]
 GAMMA, LAM, KL = 0.9, 0.8, 0.3
 PPO = presets.ppo(kl=KL, gamma=GAMMA, lam=LAM)
 OWN = Model(None, MEAN.policy, MEAN.params, None)
@@ -76,6 +85,31 @@ def test_targets_are_the_returns_of_the_objectives_own_advantages():
     assert float(numbers["explained_variance"]) == pytest.approx(explained, rel=1e-6)
     assert float(numbers["value_mean"]) == pytest.approx(values.mean(), rel=1e-6)
     assert float(numbers["return_mean"]) == pytest.approx(want[known].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if "gamma" in c["hyper"]], ids=lambda c: c["case"]
+)
+def test_golden_returns_and_advantages(case):
+    """verl's, from the signal of an objective: outcome rewards at the last token."""
+    name, hyper = case["case"], case["hyper"]
+    given = {k: jnp.asarray(ARRAYS[f"{name}/in/{k}"])[:, None] for k in case["inputs"]}
+    signal = GAE(hyper["gamma"], hyper["lam"], COUNT_EPS)
+    objective = dataclasses.replace(presets.ppo(kl=None), signal=signal)
+    batch = Batch(
+        mask=given["mask"],
+        rewards=given["rewards"],
+        values=given["values"],
+        old=jnp.zeros_like(given["mask"]),
+    )
+    kept = np.asarray(given["mask"])[:, 0] > 0
+    tolerance = {"rtol": 1e-6, "atol": 1e-6}
+    for key, got in (
+        ("returns", targets(objective, batch)[0]),
+        ("advantages", objective.advantage(batch)),
+    ):
+        want = ARRAYS[f"{name}/out/{key}"]
+        np.testing.assert_allclose(np.asarray(got)[:, 0][kept], want[kept], **tolerance)
 
 
 def test_values_of_constant_returns_explain_nothing():
@@ -222,6 +256,38 @@ def test_minibatches_are_slices_of_the_same_targets():
     known = np.isfinite(np.asarray(returns)[4:]) & (np.asarray(batch.mask)[4:] > 0)
     weight = np.asarray(prepared.weight)
     np.testing.assert_allclose(weight, known / known.sum(), rtol=1e-12)
+
+
+def test_values_are_float32_whatever_the_products():
+    """In bfloat16 near those in float32, of the same weights."""
+    assert MODEL.config is not None
+    critic, rows = open_critic(PLAIN, MODEL), ppo_batch()[0]
+    half = transformer_policy(MODEL.config, Compute(dtype="bfloat16"))
+    other = open_critic(PLAIN, dataclasses.replace(MODEL, policy=half))
+    kernel = np.random.default_rng(0).normal(size=(16, 1))
+    head = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(1)}
+    found = []
+    for each in (critic, other):
+        state = each.init()
+        state = state._replace(params={**state.params, "score": head})
+        found.append(each.values(state, rows))
+    assert found[0].dtype == found[1].dtype == jnp.float32
+    gap = np.abs(np.asarray(found[0] - found[1])).max()
+    assert 0 < gap < 0.1 * np.abs(np.asarray(found[0])).max()
+
+
+def test_a_family_without_token_classification_has_another_layout(tmp_path):
+    config = dataclasses.replace(MODEL.config, family="olmo2", norms="after")
+    config = dataclasses.replace(config, qk_norm="width")
+    policy = transformer_policy(config)
+    model = Model(config, policy, init_params(config, 0), MODEL.tokenizer)
+    critic = open_critic(PLAIN, model)
+    critic.save(tmp_path / "critic", critic.init())
+    assert load_classifier(tmp_path / "critic").layout == "sequence"
+    again = Critic(SGD(0.1), model=str(tmp_path / "critic"))
+    assert open_critic(again, model).model.layout == "sequence"
+    with pytest.raises(ValueError, match="has no token classification of olmo2"):
+        scalar_of(model, 2, "token")
 
 
 def test_an_adapter_on_the_trunk_is_trained_with_the_head():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from unipost.adapters import LoRA
 from unipost.checkpoint import Checkpoints
+from unipost.completions import Completions
 from unipost.data_needs import check_data
 from unipost.evaluation import Evaluation
 from unipost.held_out import HeldOut
@@ -44,6 +45,7 @@ class Experiment:
     packed_length  tokens of a row that several texts share, so that padding costs
                   nothing; None: a row per text
     held_out      rows on which the objective's loss is measured beside the evaluation
+    completions   pages that show sampled completions with their numbers; None: none
     critic        the value model of an objective with gae (PPO), trained beside it
     lora          low-rank adapter that is trained in place of the model
     compute       dtype of products, what is recomputed, which attention
@@ -66,6 +68,7 @@ class Experiment:
     reference: str | None = None
     reference_cache: str | None = None
     packed_length: int | None = None
+    completions: Completions | None = None
     critic: Critic | None = None
     lora: LoRA | None = None
     compute: Compute = Compute()
@@ -88,10 +91,26 @@ class Experiment:
         _check_scalar(self)
         if self.held_out is not None:
             self.held_out.check(self.objective)
+        check_completions(self.completions, self.data, self.objective)
         filled = check_critic(self.objective, self.critic, self.data)
         check_data(self.objective, self.data, self.minibatches, filled)
         _check_reference(self.objective, self.reference, self.model)
         check_cache(self.objective, self.data, self.reference_cache)
+
+
+def check_completions(
+    completions: Completions | None, data: Source, objective: Trainable
+) -> None:
+    """Refuse pages of completions where no completion is sampled."""
+    if completions is None:
+        return
+    if data.varies != "step":
+        raise ValueError(
+            f"completions: the rows of {type(data).__name__} are not sampled; leave it "
+            "out, or write data that are sampled in every step (rollouts)"
+        )
+    if isinstance(objective, ScalarObjective):
+        raise ValueError("completions: a scalar model writes no text; leave it out")
 
 
 def check_staleness(data: Source, staleness: int, sync_every: int) -> None:

@@ -17,6 +17,7 @@ from unipost.ahead import Ahead, Plan
 from unipost.annealed import at_step
 from unipost.checkpoint import Store
 from unipost.compilation import CompileClock
+from unipost.completions import write_step
 from unipost.diagnostics import combine
 from unipost.display import Display
 from unipost.evaluation import Evaluation, Evaluator
@@ -194,6 +195,7 @@ class Loop:
         objective, pieces = at_step(experiment.objective, step), experiment.minibatches
         drawn = ahead.take(step, state.params, experiment.steps - 1)
         whole, numbers = self._prepared(objective, carried, drawn)
+        self._show(objective, state, step, drawn, whole)
         updates = experiment.inner_epochs * pieces
         total = jnp.asarray(experiment.steps * updates)
         parts = []
@@ -220,6 +222,29 @@ class Loop:
         # counted on the device, which the host must not wait for here
         tokens = whole[0].response_mask.sum() * experiment.inner_epochs
         return Carried(state, critic), drawn.metrics | numbers | mean, tokens
+
+    def _show(
+        self, objective: Any, state: State, step: int, drawn: Experience, whole: Any
+    ) -> None:
+        """Write the page of a step's completions where one is due."""
+        experiment = self.experiment
+        pages, source = experiment.completions, experiment.data
+        if pages is None or not pages.due(step + 1, experiment.steps):
+            return
+        write_step(
+            pages,
+            self.folder / "completions",
+            step + 1,
+            objective,
+            self.model.policy,
+            self._whole(state),
+            self.model.tokenizer,
+            *whole[:3],
+            components=drawn.components,
+            stop=getattr(source, "stop", ()),
+            staleness=drawn.metrics.get("staleness"),
+            microbatches=experiment.microbatches,
+        )
 
 
 def saved(carried: Carried, ahead: Ahead) -> dict[str, Any]:

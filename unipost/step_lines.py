@@ -10,7 +10,6 @@ import jax
 from unipost.compilation import CompileClock, Compiling
 from unipost.runs import JsonLines, RunError
 
-
 CHECKED = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
 """Numbers after which a state is lost when they are not finite."""
 

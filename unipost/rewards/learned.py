@@ -186,15 +186,6 @@ class OpenProcessRewardModel:
         return sum(right) / len(right)
 
 
-def folders(reward: Any) -> tuple[str, ...]:
-    """The folders of the models in a reward and in the rewards it is made of."""
-    if isinstance(reward, RewardModel | ProcessRewardModel):
-        return (reward.path,)
-    parts = getattr(reward, "rewards", None)
-    inner = parts.values() if isinstance(parts, Mapping) else ()
-    return tuple(folder for part in inner for folder in folders(part))
-
-
 def split_at(text: str, separator: str) -> list[tuple[int, int]]:
     """(start, end) of the steps between separators that are not blank."""
     spans, start = [], 0

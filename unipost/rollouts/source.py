@@ -105,8 +105,7 @@ class Rollouts(Source):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        guided = [path for part in self.guidance for path in part.paths]
-        guided += folders(self.reward)
+        guided = (path for part in self.guidance for path in part.paths)
         return tuple(dict.fromkeys((self.path, *guided, *_models(self.reward))))
 
     @property
