@@ -45,8 +45,8 @@ MUTATIONS = {
     ),
     "min_for_max_in_the_clip": Mutation(
         "links.py",
-        "above = (signal > 0) & (z > self.high)",
-        "above = (signal < 0) & (z > self.high)",
+        "return (signal > 0) & (z > self.high) | (signal < 0) & (z < -self.low)",
+        "return (signal < 0) & (z > self.high) | (signal < 0) & (z < -self.low)",
         GOLDEN,
     ),
     "lower_bound_of_the_clip": Mutation(
@@ -57,8 +57,8 @@ MUTATIONS = {
     ),
     "no_stop_gradient_on_a_weight": Mutation(
         "links.py",
-        "weight = jax.lax.stop_gradient(self.weight(log_u, signal))",
-        "weight = self.weight(log_u, signal)",
+        "jax.lax.stop_gradient(self.weight(self._log_ratio(units), signal))",
+        "self.weight(self._log_ratio(units), signal)",
         GOLDEN,
     ),
     "no_stop_gradient_on_log_z": Mutation(

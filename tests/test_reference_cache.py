@@ -192,7 +192,7 @@ def test_the_first_parameters_are_kept_only_where_they_are_read(
 ):
     """Else training overwrites them, and one model is in memory."""
     own = load_model(TINY, 0)
-    monkeypatch.setattr(loop, "load_model", lambda *_: own)
+    monkeypatch.setattr(loop, "open_model", lambda *_: own)
     run = dpo(pairs, reference_cache=str(tmp_path / "cache"))
     if kind in ("sft", "online"):
         objective = presets.orpo() if kind == "sft" else presets.dpo()
