@@ -123,7 +123,9 @@ def surrogates(data, tokens, adv, clip=None, dual=None):
 def luffy(data, gamma=0.1, clip=None, off_clip=None, given=False, kind="mean"):
     """2504.14945 Eq 4-6 with the released sum / budget."""
     adv = groups(data, union(data), kind)
-    total = sum(surrogates(data, data.tokens(data.all_own), adv, clip))
+    rows = [row for p in data.prompts for row in union(data)(p)]
+    own = [i for i in data.tokens(rows) if not data.off[i]]  # a continuation's too
+    total = sum(surrogates(data, own, adv, clip))
     for i in data.shown:
         sampler = data.behavior[i] if given and np.isfinite(data.behavior[i]) else 0.0
         q, a = np.exp(data.logp[i] - sampler), adv[i[:2]]

@@ -112,6 +112,8 @@ def test_flags_of_tokens_and_of_rows_are_one():
 def test_the_score_of_demonstrations_is_for_flagged_tokens_alone():
     """LUFFY on a continued prefix: p/(p + g) there, the ratio to old behind it."""
     data = mixed(9, prefix=True)
+    agrees(presets.luffy(9.0), data, oracle.luffy)
+    agrees(presets.luffy(9.0, clip=0.2), data, lambda x: oracle.luffy(x, clip=0.2))
     adv = oracle.groups(data, oracle.union(data), "mean")
     got = weights(presets.luffy(9.0), data, flat=False)
     for i in data.tokens([(p, 4) for p in data.prompts]):
