@@ -163,9 +163,9 @@ def test_a_ratio_to_a_writer_that_nobody_knows_is_refused():
     known = replace(luffy.off_policy, anchor="behavior")
     mixed = replace(luffy, off_policy=known)
     assert refusal(experiment, mixed, "rewards+demonstrations") == (
-        "objective.off_policy.anchor: behavior, but nobody knows at which log-probs the "
-        "demonstrations were written; write none (probability 1), or guidance: [{name: "
-        "demonstration, behavior: FOLDER}]"
+        "objective.off_policy.anchor: behavior, but nobody knows at which log-probs "
+        "the demonstrations were written; write none (probability 1), or guidance: "
+        "[{name: demonstration, behavior: FOLDER}]"
     )
     experiment(mixed, "rewards+replay")
     written = rollouts("x.jsonl", guidance=(Demonstration("teacher"),))
