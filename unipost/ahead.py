@@ -84,7 +84,7 @@ class Ahead:
             close()
 
     def take(self, step: int, params: Any, last: int) -> Experience:
-        """The batch of `step`, with `staleness` among its metrics.
+        """The batch of `step`.
 
         `params` are those that are trained, after `step` steps; draws up to step
         `last` are begun with them.
@@ -105,11 +105,11 @@ class Ahead:
         at, pending = self._pending.popleft()
         if at != step:
             raise AssertionError(f"the batch of step {at} was drawn for step {step}")
-        drawn = pending.result() if isinstance(pending, Future) else pending
-        if plan == Plan(0, 1):
-            return drawn
-        age = step - synced(step, plan.staleness, plan.sync_every)
-        return drawn._replace(metrics=drawn.metrics | {"staleness": float(age)})
+        return pending.result() if isinstance(pending, Future) else pending
+
+    def age(self, step: int) -> int:
+        """Steps between the parameters that drew the batch of `step` and its own."""
+        return step - synced(step, self._plan.staleness, self._plan.sync_every)
 
     def _begin(self, step: int, params: Any) -> None:
         if self._plan.staleness == 0 or _spread(params):

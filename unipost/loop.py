@@ -194,6 +194,9 @@ class Loop:
         experiment, state, critic = self.experiment, carried.state, carried.critic
         objective, pieces = at_step(experiment.objective, step), experiment.minibatches
         drawn = ahead.take(step, state.params, experiment.steps - 1)
+        if experiment.data.varies == "step":
+            age = {"staleness": float(ahead.age(step))}
+            drawn = drawn._replace(metrics=drawn.metrics | age)
         whole, numbers = self._prepared(objective, carried, drawn)
         self._show(objective, state, step, drawn, whole)
         updates = experiment.inner_epochs * pieces
