@@ -1,6 +1,5 @@
 """Pipelines: what a file may say, resuming, and what is refused to be used again."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tiny_pipeline import contents, tree
 from tiny_runs import write_sums
 
 from unipost.cli import main
@@ -17,86 +17,6 @@ from unipost.pipeline import kinds, load_pipeline, run_pipeline
 from unipost.pipeline.preflight import check_stages
 from unipost.runs import RunError
 from unipost.tree import ConfigError
-
-SIZES = {
-    "characters": "0123456789+=",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 16,
-}
-
-
-def rows(path: str) -> dict:
-    """Four demonstrations a step."""
-    return {
-        "name": "demonstrations",
-        "path": path,
-        "prompts": 4,
-        "prompt_length": 4,
-        "response_length": 3,
-    }
-
-
-def tree(data: str) -> dict:
-    """Cold start, RL, rejection, SFT of the base on what was kept, and a side stage."""
-    rollouts = {
-        "name": "rollouts",
-        "path": data,
-        "prompts": 4,
-        "prompt_length": 4,
-        "group": 4,
-        "sampling": {"max_tokens": 3},
-        "reward": "tiny_runs:length",
-    }
-    return {
-        "common": {
-            "objective": "sft",
-            "data": rows(data),
-            "optimizer": {"name": "adamw", "learning_rate": 0.01},
-            "steps": 4,
-            "checkpoints": {"every": 2},
-        },
-        "evaluation": {
-            "rows": 16,
-            "distance": "sums",
-            "tasks": {
-                "sums": {
-                    "path": data,
-                    "prompt_length": 4,
-                    "response_length": 3,
-                    "samples": 2,
-                    "pass_at": [2],
-                }
-            },
-        },
-        "results": ["side"],
-        "stages": {
-            "cold": {"kind": "train", "model": dict(SIZES)},
-            "rl": {
-                "kind": "train",
-                "model": "{cold}",
-                "objective": "grpo",
-                "data": rollouts,
-            },
-            "reject": {
-                "kind": "rejection",
-                "model": "{rl}",
-                "path": data,
-                "prompt_length": 4,
-                "samples": 8,
-                "keep": "all",
-                "sampling": {"max_tokens": 3},
-                "reward": "tiny_runs:length",
-                "threshold": 0.5,
-            },
-            "side": {"kind": "train", "model": "{cold}"},
-            "sft": {"kind": "train", "model": "{cold}", "data": {"path": "{reject}"}},
-        },
-    }
 
 
 @pytest.fixture
@@ -113,16 +33,6 @@ def file(tmp_path):
         return str(path)
 
     return write
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file of a run that does not tell the time."""
-    clocks = ("timing.jsonl", "done.json", "environment.json")
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in clocks and "checkpoints" not in p.parts
-    }
 
 
 REFUSED = {
