@@ -224,7 +224,8 @@ class Loop:
         mean = combine(parts)
         # counted on the device, which the host must not wait for here
         tokens = whole[0].response_mask.sum() * experiment.inner_epochs
-        return Carried(state, critic), drawn.metrics | numbers | mean, tokens
+        # of groups that were drawn and left out, the source knows more
+        return Carried(state, critic), numbers | mean | drawn.metrics, tokens
 
     def _show(
         self, objective: Any, state: State, step: int, drawn: Experience, whole: Any
