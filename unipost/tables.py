@@ -110,6 +110,7 @@ def provenance(summary: Summary) -> str:
 
 
 def numbers_of(arm: Arm, key: str) -> list[Any]:
+    """A number of every seed of an arm, None where a seed has none."""
     return [row.get(key) for row in arm.rows]
 
 
@@ -118,6 +119,7 @@ def _head(key: str) -> str:
 
 
 def number(key: str, value: float | None) -> str:
+    """A number as its column shows it, `-` where there is none."""
     if value is None:
         return "-"
     return f"{100 * value if key == 'style' else value:{NUMBERS.get(key, FREE)[1]}}"

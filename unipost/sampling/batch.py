@@ -85,11 +85,7 @@ def sample(
         step, cache, logits, tokens, mask, logps, ended = state
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         token, logp = draw(logits, step_keys, sampling)
-        drawn = True
-        if forced is not None:
-            drawn = forced[:, step] < 0
-            token = jnp.where(drawn, token, forced[:, step])
-            logp = jnp.where(drawn, logp, jnp.nan)
+        token, logp, drawn = _or_given(forced, step, token, logp)
         token = jnp.where(ended, pad_token, token).astype(jnp.int32)
         tokens = tokens.at[:, step].set(token)
         mask = mask.at[:, step].set(~ended)
@@ -98,15 +94,21 @@ def sample(
         logits, cache = policy.decode(params, cache, token)
         return step + 1, cache, logits, tokens, mask, logps, ended
 
-    empty = _blank((rows, length), pad_token, logits.dtype)
     # One copy of the step, in the loop: drawing the first token before it as well
     # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
-    state = 0, cache, logits, *empty
-    tokens, mask, logps, ended = jax.lax.while_loop(unfinished, advance, state)[3:]
-
+    state = 0, cache, logits, *_blank((rows, length), pad_token, logits.dtype)
+    outputs = jax.lax.while_loop(unfinished, advance, state)[3:]
     shape = prompt.shape[0], group
-    outputs = tokens, mask, logps, ended
     return Samples(*(x.reshape(*shape, *x.shape[1:]) for x in outputs))
+
+
+def _or_given(forced: Array | None, step, token: Array, logp: Array):
+    """(token, log-prob, drawn) [N], what is given in place of what is drawn."""
+    if forced is None:
+        return token, logp, True
+    drawn = forced[:, step] < 0
+    token = jnp.where(drawn, token, forced[:, step])
+    return token, jnp.where(drawn, logp, jnp.nan), drawn
 
 
 def _blank(shape: tuple[int, int], pad_token: int, dtype):
