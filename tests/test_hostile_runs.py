@@ -17,7 +17,7 @@ from unipost.train import train
 
 
 def run_of(path, reward, **changes):
-    data = rollouts(path, reward=reward, time_limit=0.25)
+    data = rollouts(path, reward=reward, time_limit=1.0)
     return replace(
         experiment("grpo", path, steps=3, evaluation=None),
         data=data,
