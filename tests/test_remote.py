@@ -241,7 +241,7 @@ def test_slow_answers_time_out_and_are_tried_again():
 def test_a_request_that_is_wrong_is_not_repeated():
     with serving(vllm, [404] * 9) as (server, url):
         with pytest.raises(EndpointError) as caught:
-            ask(url, workers=1)
+            ask(url, asked=ASKED[:1], workers=1)
         assert len(server.bodies) == 1
     line = f"{url}/completions: status 404, busy here; the server refuses"
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
