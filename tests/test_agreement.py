@@ -122,7 +122,9 @@ def test_a_run_is_warned_when_they_disagree():
         assert message is not None and "\n" not in message
         assert "0.3" in message and "float32 allows 0.001 and 0.01" in message
     far = {"sampler_gap": 0.3, "sampler_gap_max": 2.0}
-    assert check_agreement(far, plain, 0, "bfloat16") is not None
+    message = check_agreement(far, plain, 0, "bfloat16") or ""
+    assert "is 0.3 on average and 2 at most" in message
+    assert "bfloat16 allows 0.1 and 1" in message
     between = {"sampler_gap": 0.01, "sampler_gap_max": 0.4}
     assert check_agreement(between, plain, 0, "bfloat16") is None
 
@@ -155,4 +157,5 @@ def test_a_sampler_with_other_weights_or_without_padding_is_found():
     for wrong in ((moved, rows), (params, unpadded)):
         gap = np.abs(np.asarray(scored(policy, *wrong).policy) - behavior)[real]
         metrics = {"sampler_gap": gap.mean(), "sampler_gap_max": gap.max()}
-        assert check_agreement(metrics, Sampling(T), 0, "float32") is not None
+        message = check_agreement(metrics, Sampling(T), 0, "float32") or ""
+        assert f"is {gap.mean():.2g} on average and {gap.max():.2g} at most" in message

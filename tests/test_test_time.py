@@ -1,6 +1,7 @@
 """Best of n, votes and accuracy against N: published numbers, and enumeration."""
 
 import csv
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_runs import MODEL, write_sums
 
 from unipost.cli import main
+from unipost.sampling import Sampling
 from unipost.test_time import (
     STEP_RULES,
     Drawn,
@@ -25,6 +28,9 @@ from unipost.test_time import (
     step_scores,
     weighted,
 )
+from unipost.test_time.sample import draw
+from unipost.test_time.settings import BestOf
+from unipost.wording import Wording
 
 HERE = Path(__file__).parent
 FIXTURES = HERE / "fixtures" / "test_time"
@@ -318,3 +324,18 @@ def test_what_cannot_be_meant_is_refused(sampled, tmp_path, capsys, override, me
     assert main([*arguments[:-1], out, override]) == 2
     text = capsys.readouterr().err
     assert message in text and text.count("\n") == 1
+
+
+def test_questions_are_put_as_the_file_says(tmp_path):
+    """Worded in the config or written out in the data: the same prompts and draws."""
+    plain = write_sums(tmp_path)
+    rows = [json.loads(line) for line in Path(plain).read_text().splitlines()]
+    name = "prompt" if "prompt" in rows[0] else "question"
+    spelled = tmp_path / "spelled.jsonl"
+    lines = (json.dumps(row | {name: "0" + row[name]}) for row in rows)
+    spelled.write_text("\n".join(lines) + "\n")
+    asked = BestOf(plain, 5, Sampling(3), samples=2)
+    wording = Wording("0{prompt}", form="text")
+    worded = draw(MODEL, dataclasses.replace(asked, wording=wording))
+    assert worded == draw(MODEL, dataclasses.replace(asked, path=str(spelled)))
+    assert worded != draw(MODEL, asked)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from unipost.advantages import token_rewards
 from unipost.batch import Batch
 from unipost.critic import whiten
-from unipost.levels import given
+from unipost.levels import given, outcomes
 from unipost.parts import Scalar, concrete, in_range, part, require
 from unipost.signals import Advantage, Alone, Mean, Signal, Supervision
 
@@ -37,7 +37,7 @@ class LengthWeighted(Signal):
         return frozenset({"rewards"})
 
     def __call__(self, batch):
-        rewards = _outcomes(batch, "length_weighted")
+        rewards = outcomes(batch, "length_weighted")
         scored = jnp.isfinite(rewards)
         rewards = jnp.where(scored, rewards, 0.0)
         length = jnp.where(scored, batch.mask.sum(-1), 0.0)
@@ -157,14 +157,6 @@ def reward_to_go(batch: Batch) -> Array:
     """sum_{s >= t} r_s per token [P, G, T], undiscounted, of the unmasked tokens."""
     rewards = token_rewards(batch)
     return jnp.flip(jnp.cumsum(jnp.flip(rewards, -1), -1), -1)
-
-
-def _outcomes(batch: Batch, where: str) -> Array:
-    rewards = given(batch, "rewards")
-    if rewards.ndim != 2:
-        shape = tuple(rewards.shape)
-        raise ValueError(f"{where}: rewards of shape {shape}; write [prompts, group]")
-    return rewards
 
 
 BASELINES = {

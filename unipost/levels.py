@@ -22,6 +22,15 @@ def given(batch: Batch, name: str) -> Array:
     return value
 
 
+def outcomes(batch: Batch, where: str) -> Array:
+    """Outcome rewards [P, G]. Raises ValueError naming `where` for those of steps."""
+    rewards = given(batch, "rewards")
+    if rewards.ndim != 2:
+        shape = tuple(rewards.shape)
+        raise ValueError(f"{where}: rewards of shape {shape}; write [prompts, group]")
+    return rewards
+
+
 def stream(streams: Streams | None, name: str) -> Array:
     """The stream `name` of the policy. Raises ValueError where it is missing."""
     value = None if streams is None else getattr(streams, name)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from unipost.batch import Batch
-from unipost.levels import given, of_tokens
+from unipost.levels import given, of_tokens, outcomes
 from unipost.parts import Scalar, concrete, part, require
 from unipost.signals import (
     Desirability,
@@ -49,7 +49,7 @@ class Gate:
 
     def fails(self, batch: Batch) -> Array:
         """[P] of flags. Raises ValueError where a group is too small to pass."""
-        rewards = _outcomes(batch, "gate")
+        rewards = outcomes(batch, "gate")
         if self.most >= rewards.shape[1] - 1:
             raise ValueError(
                 f"gate.most: {self.most} in groups of {rewards.shape[1]} with a "
@@ -187,7 +187,7 @@ class Outcome(Signal):
         return frozenset({"rewards"})
 
     def __call__(self, batch):
-        rewards = _outcomes(batch, "outcome")
+        rewards = outcomes(batch, "outcome")
         sign = jnp.where(rewards > self.above, 1.0, -1.0)
         sign = jnp.where(jnp.isfinite(rewards), sign, 0.0)
         return jnp.broadcast_to(sign[..., None], batch.mask.shape)
@@ -211,7 +211,7 @@ class HybridMean(Signal):
         return frozenset({"rewards", "off_policy"})
 
     def __call__(self, batch):
-        rewards = _outcomes(batch, "hybrid_mean")
+        rewards = outcomes(batch, "hybrid_mean")
         own, scored = own_rows(batch), jnp.isfinite(rewards)
         known = own & scored
         hybrid = (batch.mask > 0).any(-1) & ~own & scored
@@ -237,14 +237,6 @@ def _against(rewards: Array, known: Array, rows: Array) -> Array:
 def content(signal: Signal) -> Signal:
     """The signal inside a selection, any other one as it is."""
     return signal.signal if isinstance(signal, Selection) else signal
-
-
-def _outcomes(batch: Batch, where: str) -> Array:
-    rewards = given(batch, "rewards")
-    if rewards.ndim != 2:
-        shape = tuple(rewards.shape)
-        raise ValueError(f"{where}: rewards of shape {shape}; write [prompts, group]")
-    return rewards
 
 
 MIXED = {

@@ -98,8 +98,7 @@ def sample(
     # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
     state = 0, cache, logits, *_blank((rows, length), pad_token, logits.dtype)
     outputs = jax.lax.while_loop(unfinished, advance, state)[3:]
-    shape = prompt.shape[0], group
-    return Samples(*(x.reshape(*shape, *x.shape[1:]) for x in outputs))
+    return Samples(*(x.reshape(-1, group, *x.shape[1:]) for x in outputs))
 
 
 def _or_given(forced: Array | None, step, token: Array, logp: Array):

@@ -34,6 +34,7 @@ def draw(model: Model, asked: BestOf) -> list[Line]:
         asked.sampling.max_tokens,
         stop=asked.stop,
         columns=asked.columns,
+        wording=asked.wording,
         too_long=asked.too_long,
         on_bad_row=asked.on_bad_row,
     )

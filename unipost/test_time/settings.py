@@ -10,6 +10,7 @@ from unipost.rewards import Reward, numeric
 from unipost.rewards.answers import Way
 from unipost.sampling import BatchSampler, Sampler, Sampling
 from unipost.sources import OnBadRow, TooLong
+from unipost.wording import Wording
 
 StepRule = Literal["product", "min", "last", "mean"]
 
@@ -57,6 +58,7 @@ class BestOf:
     trials   random subsets per N
     prompts  questions sampled at once
     limit    only the first so many questions; None: all
+    wording  how a question becomes a prompt; None: it is one
     """
 
     path: str
@@ -75,6 +77,7 @@ class BestOf:
     sampler: Sampler = BatchSampler()
     stop: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
+    wording: Wording | None = None
     too_long: TooLong = "raise"
     on_bad_row: OnBadRow = "raise"
 
