@@ -26,6 +26,8 @@ from unipost.held_out import HeldOut
 from unipost.loading import Model, setting_of
 from unipost.objectives import Trainable
 from unipost.placement import beside
+from unipost.profiling import Phases, Trace, on_device, phase
+from unipost.profiling.trace import traced_steps
 from unipost.runs import JsonLines
 from unipost.scalar.critic import OpenCritic, targets
 from unipost.sources import Experience, Stream
@@ -61,6 +63,7 @@ class Loop:
     stream: Stream
     first: Any
     critic: OpenCritic | None = None
+    trace: Trace | None = None
 
     def run(self, store: Store | None, title: str):
         """All steps that are left: (parameters after the last, time of the first)."""
@@ -70,9 +73,11 @@ class Loop:
         names = ("metrics", "timing", "evaluation")
         files = [JsonLines(self.folder / f"{name}.jsonl", kept) for name in names]
         measures, evaluations = self._measures(), files[2]
-        with CompileClock() as clock, Display(title, steps, done) as display, ahead:
-            numbers, warning = StepLines(files[0], files[1], clock), None
-            for step in range(done, steps):
+        clock, phases = CompileClock(), Phases()
+        with clock, phases, Display(title, steps, done) as display, ahead:
+            numbers, warning = StepLines(files[0], files[1], clock, phases), None
+            traces = self.folder / "trace"
+            for step in traced_steps(self.trace, traces, phases, done, steps):
                 started, now = time.perf_counter(), step + 1
                 carried, values, tokens = self._step(carried, step, ahead)
                 numbers.put(now, values, tokens)
@@ -81,11 +86,13 @@ class Loop:
                     numbers.flush()
                 if due:
                     params = self._whole(carried.state)
-                    found = {k: v for each in due for k, v in each(params).items()}
+                    with phase("evaluate"):
+                        found = {k: v for x in due for k, v in x(params).items()}
                     evaluations.write({"step": now} | found)
                 # after the lines of this step: a kill in between repeats it whole
                 if store is not None and self._saves(now):
-                    store.save(now, saved(carried, ahead), ahead.keep())
+                    with phase("save"):
+                        store.save(now, saved(carried, ahead), ahead.keep())
                 told = numbers.timed(now, time.perf_counter() - started)
                 display.update(now, numbers.shown, told)
                 if warning is None:
@@ -193,11 +200,14 @@ class Loop:
         """Draw a batch and take its optimiser steps: (carried, metrics, tokens)."""
         experiment, state, critic = self.experiment, carried.state, carried.critic
         objective, pieces = at_step(experiment.objective, step), experiment.minibatches
-        drawn = ahead.take(step, state.params, experiment.steps - 1)
+        with phase("data"):
+            drawn = ahead.take(step, state.params, experiment.steps - 1)
         if experiment.data.varies == "step":
             age = {"staleness": float(ahead.age(step))}
             drawn = drawn._replace(metrics=drawn.metrics | age)
-        whole, numbers = self._prepared(objective, carried, drawn)
+        with on_device("score") as gives:
+            whole, numbers = self._prepared(objective, carried, drawn)
+            gives(whole[1:])
         self._show(objective, state, step, drawn, whole)
         updates = experiment.inner_epochs * pieces
         total = jnp.asarray(experiment.steps * updates)

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import jax.core
-from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 
 def beside(tree: Any, params: Any) -> Any:
@@ -27,10 +28,35 @@ def beside(tree: Any, params: Any) -> Any:
         if isinstance(x, jax.core.Tracer) or _sharding(x) is not None:
             return x
         if single and x.shape == jax.tree.leaves(params)[0].shape:
-            return jax.device_put(x, spread[0])
-        return jax.device_put(x, NamedSharding(spread[0].mesh, PartitionSpec()))
+            return put(x, spread[0])
+        return put(x, NamedSharding(spread[0].mesh, PartitionSpec()))
 
     return jax.tree.map(place, tree)
+
+
+def put(x: Any, sharding: Sharding) -> jax.Array:
+    """`x` laid out as `sharding` says; where it lies so already, `x` itself.
+
+    Over several processes an array of the host must be equal in all of them: each hands
+    over what its own devices hold.
+    """
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+        return x
+    if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+        return jax.device_put(x, sharding)
+    host = np.asarray(x)
+    bounds = sharding.addressable_devices_indices_map(host.shape).values()
+    local = host[np.ix_(*_held(list(bounds), host.shape))]
+    return jax.make_array_from_process_local_data(sharding, local, host.shape)
+
+
+def _held(bounds: list[Any], shape: tuple[int, ...]) -> list[np.ndarray]:
+    """For each axis the places, in order, that some of these blocks hold."""
+    held = []
+    for axis, size in enumerate(shape):
+        ranges = {cuts[axis].indices(size)[:2] for cuts in bounds}
+        held.append(np.concatenate([np.arange(*ends) for ends in sorted(ranges)]))
+    return held
 
 
 def _sharding(x: Any) -> NamedSharding | None:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from unipost.compilation import CompileClock, Compiling
+from unipost.profiling import Phases, phase
 from unipost.runs import JsonLines, RunError
 
 CHECKED = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
@@ -21,8 +22,15 @@ class StepLines:
     step is on its way before anything waits for this one.
     """
 
-    def __init__(self, metrics: JsonLines, timing: JsonLines, clock: CompileClock):
+    def __init__(
+        self,
+        metrics: JsonLines,
+        timing: JsonLines,
+        clock: CompileClock,
+        phases: Phases | None = None,
+    ):
         self._metrics, self._timing, self._clock = metrics, timing, clock
+        self._phases = phases
         self._pending: tuple[int, dict[str, Any], Any] | None = None
         self._tokens: dict[int, int] = {}
         self._untold: list[dict[str, Any]] = []
@@ -43,7 +51,8 @@ class StepLines:
             return
         step, numbers, tokens = self._pending
         self._pending = None
-        numbers, tokens = jax.device_get((numbers, tokens))
+        with phase("sync"):
+            numbers, tokens = jax.device_get((numbers, tokens))
         self.shown = {k: float(v) for k, v in numbers.items()}
         self._tokens[step] = int(tokens)
         self._metrics.write({"step": step} | self.shown)

@@ -21,6 +21,7 @@ from unipost.batch import Batch, Streams
 from unipost.diagnostics import extras as watched_streams
 from unipost.diagnostics import finished, merge, nothing, signal_metrics, tally, watched
 from unipost.levels import given
+from unipost.mesh import Layout, as_pieces
 from unipost.model import Params, Policy
 from unipost.objectives import Trainable
 from unipost.optimizers import Optimizer
@@ -226,7 +227,8 @@ def with_present(
 
 def _cut(tree: Any, pieces: int) -> Any:
     """Leaves [P, ...] as [pieces, P / pieces, ...]."""
-    return jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), tree)
+    cut = jax.tree.map(lambda x: x.reshape(pieces, -1, *x.shape[1:]), tree)
+    return as_pieces(cut)
 
 
 def in_pieces(function: Callable[[Rows], Any], rows: Rows, pieces: int) -> Any:
@@ -304,7 +306,7 @@ def advantage(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 6), donate_argnums=(3,))
+@partial(jax.jit, static_argnums=(0, 6, 10), donate_argnums=(3,))
 def update(
     policy: Policy,
     objective: Trainable,
@@ -316,13 +318,15 @@ def update(
     steps: Array,
     signal: Any = None,
     frozen: Any = None,
+    layout: Layout | None = None,
 ):
     """One optimiser step on one logical batch: (new state, metrics as scalars).
 
     `state` is donated. `steps` is the length of the schedule. `signal` is given when
     `batch` is a minibatch (see `advantage`); what the policy says at present, and what
     is made of that (reference points, quantiles), is of the minibatch and this update.
-    `frozen` are parameters that the state's stand on.
+    `frozen` are parameters that the state's stand on. On a mesh the new state lies as
+    `layout` says, so that the next step finds it where this one did.
     """
     params = with_trained(frozen, state.params)
     batch = with_present(policy, objective, params, rows, batch, microbatches)
@@ -338,7 +342,10 @@ def update(
         watched(objective, batch),
     )
     metrics |= signal_metrics(objective, batch, prepared)
+    if layout is not None:
+        grads = layout.keep(grads)
     params, inner, numbers = optimizer.update(
         grads, state.optimizer, state.params, state.step, steps
     )
-    return State(params, inner, state.step + 1), metrics | numbers
+    state = State(params, inner, state.step + 1)
+    return state if layout is None else layout.keep(state), metrics | numbers

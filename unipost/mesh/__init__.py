@@ -1,6 +1,7 @@
 """Many devices as one: a named mesh, and which part of which array lies where."""
 
 from unipost.mesh.activations import BATCH as BATCH
+from unipost.mesh.activations import as_pieces as as_pieces
 from unipost.mesh.activations import constrain as constrain
 from unipost.mesh.layout import Layout as Layout
 from unipost.mesh.rules import RULES as RULES

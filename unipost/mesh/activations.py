@@ -6,7 +6,9 @@ one a program is traced as if they were not there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -31,7 +33,43 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def _over(size: int, axis: str | None, sizes) -> tuple[str, ...] | None:
+def _over(
+    size: int, axis: str | None, sizes: Mapping[str, int]
+) -> tuple[str, ...] | None:
     named = [n for n in sizes if n in ROWS] if axis == BATCH else [axis]
-    there = tuple(name for name in named if sizes.get(name, 1) > 1)
-    return there if there and size % prod(sizes[name] for name in there) == 0 else None
+    there = tuple(n for n in named if n is not None and sizes.get(n, 1) > 1)
+    return there if there and size % prod(sizes[n] for n in there) == 0 else None
+
+
+def as_pieces(tree: Any) -> Any:
+    """Arrays [pieces, P, G, ...] of a batch with the rows of every piece spread.
+
+    The pieces are computed one after the other, so no device may hold one alone.
+    Without a mesh the arrays themselves.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+
+    def spread(x):
+        spec = PartitionSpec(None, *rows_spec(x.shape[1:], mesh.shape))
+        return jax.lax.with_sharding_constraint(x, spec)
+
+    return jax.tree.map(spread, tree)
+
+
+def rows_spec(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+    """The axes of rows [P, G, ...]: they fill up P, then G, in the order of the mesh.
+
+    An axis that divides neither is left out: its devices hold the same rows.
+    """
+    found: list[list[str]] = [[], []]
+    left, place = list(shape[:2]), 0
+    for axis in (name for name in sizes if name in ROWS and sizes[name] > 1):
+        if place < len(left) and left[place] % sizes[axis]:
+            place += 1
+        if place >= len(left) or left[place] % sizes[axis]:
+            break
+        found[place].append(axis)
+        left[place] //= sizes[axis]
+    return PartitionSpec(*(tuple(axes) or None for axes in found[: len(shape)]))

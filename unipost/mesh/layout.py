@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from unipost.mesh.activations import rows_spec
 from unipost.mesh.rules import Rule, check_rules, spec_of
 from unipost.mesh.settings import ROWS
 from unipost.optimizers.leaves import map_named
+from unipost.placement import put
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Layout:
         """A sharding for every leaf, by its name."""
         return map_named(lambda name, x: self.sharding(name, x.shape), tree)
 
+    def placement(self, path: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
+        """`sharding` of a parameter by its path, as `load_pretrained` asks for it."""
+        return self.sharding(".".join(path), shape)
+
     def check(self, params: Any) -> None:
         """Refuse a rule of the user's that no parameter goes by. Raises ValueError."""
         check_rules(self.rules[: self.own], params)
@@ -59,11 +65,11 @@ class Layout:
 
     def spread(self, tree: Any) -> Any:
         """Parameters, each put where its rule says; those that lie there stay."""
-        return jax.tree.map(_put, tree, self.shardings(tree))
+        return jax.tree.map(put, tree, self.shardings(tree))
 
     def everywhere(self, tree: Any) -> Any:
         """`tree` with every array whole on every device."""
-        return jax.tree.map(partial(_put, sharding=self.whole), tree)
+        return jax.tree.map(partial(put, sharding=self.whole), tree)
 
     @property
     def whole(self) -> NamedSharding:
@@ -75,21 +81,7 @@ class Layout:
 
         An axis that divides neither is left out: its devices hold the same rows.
         """
-        named = [axis for axis in self.mesh.axis_names if axis in ROWS]
-        found: list[list[str]] = [[], []]
-        left, place = list(shape[:2]), 0
-        for axis in named:
-            count = self.sizes[axis]
-            if count == 1:
-                continue
-            if place < len(left) and left[place] % count:
-                place += 1
-            if place >= len(left) or left[place] % count:
-                break
-            found[place].append(axis)
-            left[place] //= count
-        spec = [tuple(axes) or None for axes in found[: len(shape)]]
-        return NamedSharding(self.mesh, PartitionSpec(*spec))
+        return NamedSharding(self.mesh, rows_spec(shape, self.sizes))
 
     def place(self, tree: Any) -> Any:
         """Arrays of a batch [P, G, ...] on the mesh; a process puts only its own part.
@@ -98,32 +90,16 @@ class Layout:
         """
         lead = next((x.shape[:2] for x in jax.tree.leaves(tree) if x.ndim > 1), None)
 
-        def put(x):
+        def one(x):
             # [P] goes as the P of the others does, whatever may be left for G
-            if x.ndim == 0:
-                return _put(x, self.whole)
-            spec = self.rows(lead if lead and x.shape[:1] == lead[:1] else x.shape).spec
-            return _put(x, NamedSharding(self.mesh, PartitionSpec(*spec[: x.ndim])))
+            alike = lead is not None and x.shape[:1] == lead[:1]
+            spec = self.rows(lead if alike else x.shape).spec
+            return put(x, NamedSharding(self.mesh, PartitionSpec(*spec[: x.ndim])))
 
-        return jax.tree.map(put, tree)
+        return jax.tree.map(one, tree)
 
-
-def _put(x: Any, sharding: NamedSharding) -> jax.Array:
-    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
-        return x
-    if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
-        return jax.device_put(x, sharding)
-    # `sharding` is over several processes: this one hands over what its devices hold
-    host = np.asarray(x)
-    bounds = sharding.addressable_devices_indices_map(host.shape).values()
-    local = host[np.ix_(*_held(list(bounds), host.shape))]
-    return jax.make_array_from_process_local_data(sharding, local, host.shape)
-
-
-def _held(bounds: list[Any], shape: tuple[int, ...]) -> list[np.ndarray]:
-    """For each axis the places, in order, that some of these blocks hold."""
-    held = []
-    for axis, size in enumerate(shape):
-        ranges = {cuts[axis].indices(size)[:2] for cuts in bounds}
-        held.append(np.concatenate([np.arange(*ends) for ends in sorted(ranges)]))
-    return held
+    def place_packed(self, tree: Any) -> Any:
+        """Arrays of packed rows [pieces, R, ...]: every piece over all row axes."""
+        axes = tuple(n for n in self.mesh.axis_names if n in ROWS and self.sizes[n] > 1)
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, axes or None))
+        return jax.tree.map(lambda x: put(x, sharding), tree)

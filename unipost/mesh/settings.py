@@ -113,9 +113,9 @@ def _order(sizes: dict[str, int], prompts: int | None, group: int) -> tuple[str,
         return ROWS
     text = " x ".join(f"{axis} {sizes[axis]}" for axis in ROWS if sizes[axis] > 1)
     raise ValueError(
-        f"mesh: a piece of {prompts} prompts x {group} rows does not divide over {text}; "
-        "write other data.prompts (or minibatches, microbatches), or fewer devices for "
-        "rows and more for tensor or sequence"
+        f"mesh: a piece of {prompts} prompts x {group} rows does not divide over "
+        f"{text}; write other data.prompts (or minibatches, microbatches), or fewer "
+        "devices for rows and more for tensor or sequence"
     )
 
 
