@@ -12,6 +12,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.batch import Batch
+from unipost.profiling import phase
 from unipost.sources import EMPTY, Experience, Memory, Stream
 from unipost.update import Rows
 
@@ -91,7 +93,8 @@ class Ahead:
         """
         plan = self._plan
         if plan.holds and (self.held is None or step % plan.sync_every == 0):
-            self.held = _copy(params)
+            with phase("sync"):
+                self.held = _copy(params)
         # at the first step all that is ahead of it comes from the same parameters
         source: Any = None
         while self._next <= min(step + plan.staleness, last):
@@ -99,7 +102,8 @@ class Ahead:
                 # an update overwrites the parameters that it is given
                 later = plan.staleness > 0 and not plan.holds
                 source = self.held if plan.holds else params
-                source = self._whole(_copy(source) if later else source)
+                with phase("sync"):
+                    source = self._whole(_copy(source) if later else source)
             self._begin(self._next, source)
             self._next += 1
         at, pending = self._pending.popleft()
@@ -117,7 +121,9 @@ class Ahead:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "unipost-sampling")
-        self._pending.append((step, self._pool.submit(self._draw, step, params)))
+        # what is measured of a run is measured of its threads too
+        draw = copy_context().run, self._draw, step, params
+        self._pending.append((step, self._pool.submit(*draw)))
 
     def _draw(self, step: int, params: Any) -> Experience:
         drawn = self._stream.batch(step, params, self._memory)
@@ -180,9 +186,9 @@ def unpack(kept: bytes) -> tuple[Memory, list[tuple[int, Experience]]]:
     drawn = []
     for i, (step, metrics, components, _) in enumerate(notes):
         texts = under(f"{i}/rows/")
-        prompt, prompt_mask, response, mask = (jnp.asarray(texts[n]) for n in ROWS)
+        prompt, prompt_mask, response, mask = (texts[n] for n in ROWS)
         rows = Rows(prompt, prompt_mask, response, mask)
-        batch = Batch(**{k: jnp.asarray(v) for k, v in under(f"{i}/batch/").items()})
+        batch = Batch(**under(f"{i}/batch/"))
         memory = under(f"{i}/memory/")
         parts = tuple(components)
         drawn.append((step, Experience(rows, batch, metrics, memory, parts)))

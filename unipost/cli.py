@@ -7,7 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from unipost.endings import leave, told
+from unipost.launch import add_options, begin
 from unipost.model_verbs import CACHE, MODEL_VERBS, OVERRIDE, out_folder
+from unipost.preemption import EXIT, Stopped, listening
+from unipost.processes import check_single, is_first
 
 DESCRIPTION = """\
 Post-training as one f-divergence objective:
@@ -35,7 +39,8 @@ drops the arguments of the old one:
   unipost run experiments/r1.yaml seeds='[0]'
 
 Started again with the same settings, a run goes on from its last checkpoint, a study
-from its last finished arm and a pipeline from its last finished stage. Everything
+from its last finished arm and a pipeline from its last finished stage. SIGTERM saves
+after the current step and ends it with exit code 75, to be queued again. Everything
 needed to repeat it is in the run directory: config.yaml, environment.json,
 metrics.jsonl, evaluation.jsonl, final/.
 """
@@ -66,6 +71,7 @@ corrections, signals, penalties' estimators, aggregations, sources and the rest.
   unipost list presets
 """
 
+ONE = "start one process, or run one of its experiments by itself"
 SUMMARIES = {
     "run": "run an experiment, a study or a pipeline",
     "explain": "print an objective in mathematical notation",
@@ -87,15 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         options.overrides += rest
     try:
-        options.command(options)
-    except (ValueError, RuntimeError, OSError) as error:
-        if options.traceback:
+        begin(options)
+        with listening():
+            options.command(options)
+    except Stopped as stopped:
+        if is_first():
+            print(f"unipost: {stopped}", file=sys.stderr)
+        return EXIT
+    except Exception as error:
+        if not told(error, options.traceback):
             raise
-        print(f"unipost: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return leave(error, 2)
+    except KeyboardInterrupt as error:
         print("unipost: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return leave(error, 130)
     return 0
 
 
@@ -131,6 +142,19 @@ def _parser() -> argparse.ArgumentParser:
         help="short for model=FOLDER, of a study base=FOLDER",
     )
     run.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
+    add_options(run)
+    run.add_argument(
+        "--trace",
+        type=int,
+        metavar="N",
+        help="record N steps in RUN/trace, for xprof or TensorBoard",
+    )
+    run.add_argument(
+        "--trace-from",
+        type=int,
+        metavar="STEP",
+        help="the first step recorded (default: the third of this start)",
+    )
 
     explain = verb("explain", EXPLAIN, _explain)
     explain.add_argument(
@@ -170,21 +194,44 @@ def _run(options: argparse.Namespace) -> None:
         options.overrides.append(f"{key}={json.dumps(options.model)}")
     enable_cache(options.cache)
     if is_study(tree):
+        _trace(options, "a study has many runs")
+        check_single(f"{options.file} is a study", ONE)
         _run_study(options)
         return
     if is_pipeline(tree):
+        _trace(options, "a pipeline has many runs")
+        check_single(f"{options.file} is a pipeline", ONE)
         _run_pipeline(options)
         return
     from unipost.config import dump_tree, load, to_tree
+    from unipost.profiling import shares_text
     from unipost.train import Experiment, train
 
     experiment = load(Experiment, options.file, options.overrides)
     folder = out_folder(options, dump_tree(to_tree(experiment)))
-    result = train(experiment, folder, title=options.file.stem)
+    trace = _trace(options)
+    result = train(experiment, folder, title=options.file.stem, trace=trace)
+    if not is_first():
+        return
     print(f"{folder}: {experiment.steps} steps, {result.seconds:.0f} s")
     if result.first_step is not None:
         print(first_step_text(*result.first_step))
+    if spent := shares_text(folder / "timing.jsonl"):
+        print(spent)
     _print_last(folder / "evaluation.jsonl")
+
+
+def _trace(options: argparse.Namespace, one: str = ""):
+    """The trace asked for, or None; `one` says why there can be none."""
+    from unipost.profiling import Trace
+
+    if options.trace is None and options.trace_from is None:
+        return None
+    if one:
+        raise ValueError(f"--trace: {one}; trace one of its runs by itself")
+    if options.trace is None:
+        raise ValueError("--trace-from: says nothing without --trace N")
+    return Trace(options.trace, options.trace_from)
 
 
 def _print_last(path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Mapping
+
+from unipost.processes import is_first
 
 SHOWN = ("loss", "reward", "accuracy")
 
@@ -13,7 +16,7 @@ class Display:
     """Progress of one run: step, loss, reward, tokens/s and time left.
 
     In a terminal one bar is redrawn in place; elsewhere a line is printed about every
-    ten seconds, so that a log stays readable.
+    ten seconds, so that a log stays readable. Of several processes the first shows it.
     """
 
     def __init__(self, title: str, steps: int, done: int = 0):
@@ -21,7 +24,8 @@ class Display:
         self._start = self._said = time.perf_counter()
         self._tokens = 0
         self._bar = None
-        if sys.stderr.isatty():
+        self._stream = sys.stderr if is_first() else io.StringIO()
+        if self._stream.isatty():
             self._bar, self._task = _bar(title, steps, done)
 
     def __enter__(self) -> Display:
@@ -40,7 +44,7 @@ class Display:
         if self._bar is not None:
             self._bar.console.print(f"{self.title}: {text}", highlight=False)
         else:
-            print(f"{self.title}: {text}", file=sys.stderr)
+            print(f"{self.title}: {text}", file=self._stream)
 
     def update(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
         """Show the numbers after `step` steps; `tokens` were trained on since."""
@@ -58,7 +62,7 @@ class Display:
             left = (self.steps - step) * (now - self._start) / max(step - self.first, 1)
             print(
                 f"{self.title}  step {step}/{self.steps}  {numbers}  {left:.0f} s left",
-                file=sys.stderr,
+                file=self._stream,
             )
 
 

@@ -21,6 +21,7 @@ from unipost.distances import state_distances
 from unipost.evaluate import pass_at_k
 from unipost.model import Params, Policy
 from unipost.objectives import Trainable, margin_score
+from unipost.processes import gathered
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rollouts import texts
 from unipost.rows import Demonstration, Question, demonstration
@@ -206,7 +207,8 @@ class Decoder(NamedTuple):
                     pad_token=self.tokenizer.pad_token,
                 )
             )
-        stacked = jax.tree.map(lambda *x: np.concatenate(x)[: len(lines), 0], *out)
+        blocks = gathered(out)
+        stacked = jax.tree.map(lambda *x: np.concatenate(x)[: len(lines), 0], *blocks)
         return stacked.tokens, stacked.mask
 
     def grade(self, params: Params, opened: OpenTask) -> Graded:
@@ -331,7 +333,7 @@ def distance(
         margins = _margins(
             decoder.policy, rule, params, reference, base.chosen, base.rows
         )
-        numbers["margin"] = float(np.asarray(margins)[base.wrong].mean())
+        numbers["margin"] = float(gathered(margins)[base.wrong].mean())
     return numbers
 
 

@@ -11,11 +11,14 @@ from unipost.data_needs import check_data
 from unipost.evaluation import Evaluation
 from unipost.held_out import HeldOut
 from unipost.loading import NewModel
+from unipost.mesh import Layout, Mesh
 from unipost.model import Compute
 from unipost.objectives import Trainable
 from unipost.optimizers import Optimizer
+from unipost.processes import check_single
 from unipost.packing_checks import check_budget
 from unipost.reference_cache import check_cache
+from unipost.retention import check_best
 from unipost.scalar.critic import Critic, check_critic
 from unipost.scalar.objective import ScalarObjective
 from unipost.sources import Source
@@ -49,6 +52,8 @@ class Experiment:
     critic        the value model of an objective with gae (PPO), trained beside it
     lora          low-rank adapter that is trained in place of the model
     compute       dtype of products, what is recomputed, which attention
+    mesh          devices along named axes, and which parameters they share; None: one
+                  device. It changes no number, so a run may go on with another
     """
 
     model: str | NewModel
@@ -72,6 +77,7 @@ class Experiment:
     critic: Critic | None = None
     lora: LoRA | None = None
     compute: Compute = Compute()
+    mesh: Mesh | None = None
 
     def __post_init__(self):
         for name in ("steps", "inner_epochs", "minibatches", "microbatches"):
@@ -96,6 +102,20 @@ class Experiment:
         check_data(self.objective, self.data, self.minibatches, filled)
         _check_reference(self.objective, self.reference, self.model)
         check_cache(self.objective, self.data, self.reference_cache)
+        _check_best(self)
+
+
+def open_mesh(experiment: Experiment) -> Layout | None:
+    """The devices of a run and what lies where; None: one device.
+
+    Raises ValueError where the rows of the smallest piece of a batch do not divide, and
+    for several processes without a mesh: each would train by itself.
+    """
+    if experiment.mesh is None:
+        check_single("mesh: null", "write mesh: {data: -1}, or start one process")
+        return None
+    data, pieces = experiment.data, experiment.minibatches * experiment.microbatches
+    return experiment.mesh.open(prompts=data.prompts // pieces, group=data.rows)
 
 
 def check_completions(
@@ -144,6 +164,17 @@ def _check_scalar(experiment: Experiment) -> None:
             f"packed_length: {kind} reads the last token of a response, which packed "
             "rows do not hold; write packed_length: null"
         )
+
+
+def _check_best(experiment: Experiment) -> None:
+    """Refuse checkpoints by a number that is not there when they are saved."""
+    settings, tasks = experiment.checkpoints, experiment.evaluation
+    if settings is None or settings.best is None:
+        return
+    parts = {"evaluation": tasks, "held_out": experiment.held_out}
+    often = {name: part.every for name, part in parts.items() if part is not None}
+    names = tasks.tasks if tasks is not None else {}
+    check_best(settings.best, settings.every, experiment.steps, names, often)
 
 
 def _check_reference(

@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
+from unipost.mesh import BATCH, shards, spec_over
 from unipost.policy import Array, widen
 
 Head = Callable[[Array], Array]
@@ -70,8 +72,7 @@ def moments(
     total = jnp.sum(jnp.exp(below), -1)
     found = {"lse": top + jnp.log(total)}
     if "logps" in names:
-        chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-        found["logps"] = chosen - found["lse"]
+        found["logps"] = _chosen(logits, targets) - found["lse"]
     # Sums of e^(z - max): no large logit is subtracted from another, which costs digits
     if "entropy" in names:
         depth = jnp.where(below > -jnp.inf, -below, 0.0)
@@ -81,6 +82,15 @@ def moments(
         squares = jnp.sum(jnp.exp(2.0 * below), -1)
         found["collision"] = jnp.log(squares) - 2.0 * jnp.log(total)
     return {name: found[name] for name in names}
+
+
+def _chosen(logits: Array, targets: Array) -> Array:
+    """The logits [...] of targets [...], out of [... V]."""
+    if shards("tensor") == 1:
+        return jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    # a vocabulary that is spread over devices would be gathered to be indexed
+    tokens = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    return jnp.sum(jnp.where(tokens == targets[..., None], logits, 0.0), -1)
 
 
 @moments.defjvp
@@ -158,15 +168,10 @@ def default_chunk(head: Head, hidden: Array, extras: Collection[str]) -> int:
     if "vocab" in extras:
         return columns
     logits = jax.eval_shape(head, hidden)
-    mesh = jax.sharding.get_abstract_mesh()
-    return chunk_columns(
-        rows,
-        columns,
-        size,
-        logits.shape[-1],
-        logits.dtype.itemsize,
-        1 if mesh.empty else mesh.size,
-    )
+    vocab, apart = logits.shape[-1], shards(BATCH)
+    vocab //= shards("tensor") if vocab % shards("tensor") == 0 else 1
+    apart = apart if rows % apart == 0 else 1
+    return chunk_columns(rows, columns, size, vocab, logits.dtype.itemsize, apart)
 
 
 def scores_of(
@@ -180,12 +185,43 @@ def scores_of(
     """Scores [N T] of `targets` [N T] from hidden states [N T D] and their head.
 
     `head` maps hidden states [... D] to logits [... V], and may close over parameters:
-    the loop carries the gradients of those that it uses, where they are asked for.
+    the loop carries the gradients of those that it uses, where they are asked for. A
+    `jax.tree_util.Partial` holds them itself (`Policy.reader`): on a mesh every device
+    then reads its own rows by itself.
     `chunk` columns go through the head at once, and again in the backward pass; None
     chooses (`default_chunk`). The chunks are of columns, so that rows on several
     devices stay where they are, and of all rows: a batch of so many rows that one
     column is too large has to be cut into microbatches.
     """
+    if not isinstance(head, jax.tree_util.Partial):
+        return _scores(head, hidden, targets, mask, extras, chunk)
+    fill = -targets.shape[1] % shards("sequence")
+    arrays = [_widened(x, fill) for x in (hidden, targets, mask)]
+    rows = spec_over(arrays[1].shape, BATCH, "sequence")
+    axes = {axis for some in rows for axis in some or ()}
+    if not axes:
+        return _scores(head, *arrays, extras, chunk)
+    # Every device by itself: the gradient of the head is summed over them once, at the
+    # end, and not for each chunk.
+    found = jax.shard_map(
+        partial(_scores, extras=tuple(extras), chunk=chunk),
+        in_specs=(PartitionSpec(), rows, rows, rows),
+        out_specs=rows,
+        axis_names=axes,
+        check_vma=False,
+    )(head, *arrays)
+    return jax.tree.map(lambda x: x[:, : targets.shape[1]], found)
+
+
+def _scores(
+    head: Head,
+    hidden: Array,
+    targets: Array,
+    mask: Array,
+    extras: Collection[str],
+    chunk: int | None,
+) -> Scores:
+    """`scores_of` of the rows and columns of one device, or of all."""
     columns = targets.shape[1]
     chunk = default_chunk(head, hidden, extras) if chunk is None else chunk
     if chunk >= columns:
@@ -198,6 +234,11 @@ def scores_of(
         return read(head(hidden), targets, mask, extras)
 
     return by_columns(piece, chunk, hidden, targets, mask)
+
+
+def _widened(x: Array, fill: int) -> Array:
+    """`x` [N T ...] with `fill` columns of zeros behind."""
+    return jnp.pad(x, ((0, 0), (0, fill)) + ((0, 0),) * (x.ndim - 2)) if fill else x
 
 
 def by_columns(function: Callable[..., Any], chunk: int, *arrays: Array) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -21,7 +21,9 @@ from unipost.hf import (
 )
 from unipost.hf.files import read_json
 from unipost.hf.names import fused
+from unipost.mesh import Layout
 from unipost.model import Compute, ModelConfig, Policy, init_params, transformer_policy
+from unipost.processes import gathered, on_first
 from unipost.runs import RunError
 from unipost.sources import Setting
 from unipost.tokenizer import (
@@ -31,6 +33,8 @@ from unipost.tokenizer import (
     check_vocabulary,
     load_tokenizer,
 )
+
+M = TypeVar("M", bound="Model")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Model:
     `config` is None for a model of one's own (`unipost.model.function_policy`): such a
     model is trained as any other, and saved as `final.npz`, a leaf by its path.
     `folder` is where it was read from, `generation` its generation_config.json.
+    `mesh` is the layout that the parameters are spread over, None for one device.
     """
 
     config: ModelConfig | None
@@ -75,6 +80,7 @@ class Model:
     tokenizer: Any
     folder: str | None = None
     generation: Mapping[str, Any] | None = None
+    mesh: Layout | None = None
 
     def writing(self) -> Model:
         """The model that samples text for the data; the model itself."""
@@ -99,14 +105,14 @@ class Model:
 def setting_of(model: Model, seed: int) -> Setting:
     """What the sources of a run read of its model."""
     own = model.writing()
-    return Setting(own.policy, own.params, own.tokenizer, seed)
+    return Setting(own.policy, own.params, own.tokenizer, seed, model.mesh)
 
 
 def save_leaves(path: Path, params: Any) -> None:
-    """Write every leaf under its path, as NumPy does."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    """Write every leaf under its path, as NumPy does; of several processes the first."""
+    leaves = jax.tree_util.tree_leaves_with_path(gathered(params))
     named: Any = {jax.tree_util.keystr(place): np.asarray(x) for place, x in leaves}
-    np.savez(path, **named)
+    on_first(lambda: np.savez(path, **named))
 
 
 def load_model(
@@ -114,17 +120,20 @@ def load_model(
     seed: int,
     lora: LoRA | None = None,
     compute: Compute | None = None,
+    layout: Layout | None = None,
 ) -> Model:
     """The model of an experiment: read from its folder, or drawn from `seed`.
 
     The folder of an adapter stands for its base with the adapter merged in. With
-    `lora` its parameters are `Adapted`: a new adapter on top of the model.
+    `lora` its parameters are `Adapted`: a new adapter on top of the model. `layout`
+    spreads them over a mesh; a checkpoint is read straight to where it goes.
     """
     place = generation = None
     if isinstance(model, str):
         base = adapter_base(model)
         place = model if base is None else None
-        config, params, folder = load_pretrained(base or model)
+        place_of = layout and layout.placement
+        config, params, folder = load_pretrained(base or model, sharding=place_of)
         generation = read_generation(base or model) or None
         if folder is None:
             raise RunError(f"{model}: holds no tokenizer; save one beside the weights")
@@ -141,7 +150,19 @@ def load_model(
     if lora is not None:
         params = open_adapter(lora, config, params, seed)
     policy = transformer_policy(config, compute)
-    return Model(config, policy, params, tokenizer, place, generation)
+    found = Model(config, policy, params, tokenizer, place, generation)
+    return laid_out(found, layout)
+
+
+def laid_out(model: M, layout: Layout | None) -> M:
+    """`model` with its parameters spread over a mesh, or as it is without one.
+
+    Raises ValueError for a parameter that does not divide over its axes.
+    """
+    if layout is None or model.mesh == layout:
+        return model
+    params = layout.spread(model.params)
+    return dataclasses.replace(model, params=params, mesh=layout)
 
 
 def adapter_base(folder: str) -> str | None:
@@ -179,7 +200,7 @@ def load_reference(
     if folder is None:
         frozen, _ = trained_part(model.params)
         return model if frozen is None else dataclasses.replace(model, params=frozen)
-    reference = load_model(folder, seed=0, compute=compute)
+    reference = load_model(folder, 0, None, compute, model.mesh)
     sizes = [m.config and m.config.vocab_size for m in (reference, model)]
     if not same_tokens(reference.tokenizer, model.tokenizer):
         problem = "its tokenizer is not the model's"

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from unipost.adapters import trained_part, with_trained
 from unipost.agreement import check_agreement
 from unipost.ahead import Ahead, Plan
 from unipost.annealed import at_step
+from unipost.batch import Batch
 from unipost.checkpoint import Store
 from unipost.compilation import CompileClock
 from unipost.completions import write_step
 from unipost.diagnostics import combine
 from unipost.display import Display
-from unipost.evaluation import Evaluation, Evaluator
 from unipost.experiment import Experiment
-from unipost.held_out import HeldOut
-from unipost.loading import Model, setting_of
+from unipost.loading import Model
+from unipost.measures import best_number, measured, open_measures, past_numbers
 from unipost.objectives import Trainable
 from unipost.placement import beside
+from unipost.preemption import asked, stop
+from unipost.processes import on_first
 from unipost.profiling import Phases, Trace, on_device, phase
 from unipost.profiling.trace import traced_steps
 from unipost.runs import JsonLines
@@ -33,6 +35,7 @@ from unipost.scalar.critic import OpenCritic, targets
 from unipost.sources import Experience, Stream
 from unipost.step_lines import StepLines
 from unipost.update import (
+    Rows,
     State,
     advantage,
     minibatch,
@@ -41,15 +44,20 @@ from unipost.update import (
     with_streams,
 )
 
-Measure = Callable[[Any], dict[str, float]]
-"""Numbers of the parameters of a policy."""
-
 
 class Carried(NamedTuple):
     """What a step changes: the policy's state, and the critic's where there is one."""
 
     state: State
     critic: Any = None
+
+
+class Records(NamedTuple):
+    """What a run measures, the file for it, and the store of its checkpoints."""
+
+    measures: list[tuple[Any, Any]]
+    file: JsonLines
+    store: Store | None
 
 
 @dataclass(frozen=True)
@@ -68,41 +76,46 @@ class Loop:
     def run(self, store: Store | None, title: str):
         """All steps that are left: (parameters after the last, time of the first)."""
         steps = self.experiment.steps
-        done, carried, ahead = self._start(store)
+        done, carried, ahead, late = self._start(store)
         kept = done if store is not None else None
         names = ("metrics", "timing", "evaluation")
         files = [JsonLines(self.folder / f"{name}.jsonl", kept) for name in names]
-        measures, evaluations = self._measures(), files[2]
+        records = Records(open_measures(self.experiment, self.model), files[2], store)
         clock, phases = CompileClock(), Phases()
         with clock, phases, Display(title, steps, done) as display, ahead:
             numbers, warning = StepLines(files[0], files[1], clock, phases), None
             traces = self.folder / "trace"
+            if late:
+                self._measure(done, carried, records)
+            if store is not None:
+                display.say(self._continued(store, done, files))
             for step in traced_steps(self.trace, traces, phases, done, steps):
                 started, now = time.perf_counter(), step + 1
                 carried, values, tokens = self._step(carried, step, ahead)
                 numbers.put(now, values, tokens)
-                due = [measure for measure, when in measures if when.due(now, steps)]
-                if now == steps or self._saves(now) or due:
-                    numbers.flush()
-                if due:
-                    params = self._whole(carried.state)
-                    with phase("evaluate"):
-                        found = {k: v for x in due for k, v in x(params).items()}
-                    evaluations.write({"step": now} | found)
-                # after the lines of this step: a kill in between repeats it whole
-                if store is not None and self._saves(now):
-                    with phase("save"):
-                        store.save(now, saved(carried, ahead), ahead.keep())
+                stops = self._record(now, carried, ahead, numbers, records)
                 told = numbers.timed(now, time.perf_counter() - started)
                 display.update(now, numbers.shown, told)
                 if warning is None:
                     warning = self._disagreement(numbers.shown)
                     display.say(warning)
+                if stops:
+                    stop_run(now, store)
         for file in files:
             file.close()
         if self.critic is not None:
             self.critic.save(self.folder / "critic", carried.critic)
         return self._whole(carried.state), numbers.first
+
+    def _continued(self, store: Store, done: int, files: list[JsonLines]) -> str | None:
+        """Take up the numbers measured before; a line where steps have been lost."""
+        best = store.settings.best
+        path = files[2].path
+        store.numbers |= on_first(lambda: past_numbers(best, path))
+        if done or not files[0].dropped:
+            return None
+        lost = files[0].dropped
+        return f"{store.folder} holds no checkpoint; {lost} steps are taken again"
 
     def _disagreement(self, shown: dict[str, float]) -> str | None:
         """A line to warn with where the sampler's log-probs are not the trainer's."""
@@ -118,43 +131,80 @@ class Loop:
     def _frozen(self) -> Any:
         return trained_part(self.model.params)[0]
 
-    def _start(self, store: Store | None) -> tuple[int, Carried, Ahead]:
+    def _start(self, store: Store | None) -> tuple[int, Carried, Ahead, bool]:
+        """(steps done, carried, ahead, whether what was due then is not measured)."""
         experiment = self.experiment
-        inner = experiment.optimizer.init(self.first)
+        inner, layout = experiment.optimizer.init(self.first), self.model.mesh
         counter = beside(jnp.zeros((), jnp.int32), self.first)
         critic = None if self.critic is None else self.critic.init()
         carried = Carried(State(self.first, inner, counter), critic)
+        if layout is not None:
+            carried = layout.spread(carried)
         plan = Plan(experiment.staleness, experiment.sync_every)
-        done, kept, held = 0, None, None
+        done, kept, held, late = 0, None, None, False
         if store is not None and store.latest is not None:
             like = {"state": carried.state}
             if plan.holds:
                 like["held"] = carried.state.params
             if critic is not None:
                 like["critic"] = critic
-            done, found, kept = store.restore(like)
+            done, found, kept, about = store.restore(like)
+            late = bool(about.get("unmeasured"))
             carried = Carried(found["state"], found.get("critic"))
             held = found.get("held")
 
         def whole(params):
             return with_trained(self._frozen, params)
 
-        return done, carried, Ahead(self.stream, plan, whole, done, kept, held)
+        ahead = Ahead(self.stream, plan, whole, done, kept, held)
+        return done, carried, ahead, late
 
-    def _measures(self) -> list[tuple[Measure, Evaluation | HeldOut]]:
-        """What is measured of the parameters as the run goes on, and when."""
-        experiment, model = self.experiment, self.model
-        objective, seed = experiment.objective, experiment.seed
-        found: list[tuple[Measure, Evaluation | HeldOut]] = []
-        tasks, held = experiment.evaluation, experiment.held_out
-        if tasks is not None:
-            parts = model.policy, model.tokenizer, model.params, seed
-            evaluator = Evaluator(tasks, *parts)
-            found.append((lambda p: evaluator(p, objective).numbers(), tasks))
-        if held is not None:
-            measure = held.open(objective, model.policy, setting_of(model, seed))
-            found.append((measure, held))
-        return found
+    def _record(
+        self,
+        now: int,
+        carried: Carried,
+        ahead: Ahead,
+        numbers: StepLines,
+        records: Records,
+    ) -> bool:
+        """Measure and save what is due after step `now`; whether SIGTERM ends it here.
+
+        A run that is ended is saved first and measured when it goes on: the scheduler
+        may give it little time.
+        """
+        store, due = records.store, self._due(now, records)
+        ends = self._ends(now, store)
+        if now == self.experiment.steps or self._saves(now) or due or ends:
+            numbers.flush()
+        late = ends and bool(due)
+        if due and not late:
+            self._measure(now, carried, records)
+        ends = ends or self._ends(now, store)
+        # after the lines of this step: a kill in between repeats it whole
+        if store is not None and (self._saves(now) or ends):
+            with phase("save"):
+                about = {"unmeasured": late}
+                store.save(now, saved(carried, ahead), ahead.keep(), about)
+        return ends
+
+    def _ends(self, now: int, store: Store | None) -> bool:
+        # without checkpoints the last step is worth writing its model
+        return asked(now) and (store is not None or now < self.experiment.steps)
+
+    def _due(self, now: int, records: Records) -> list[Any]:
+        steps = self.experiment.steps
+        return [measure for measure, when in records.measures if when.due(now, steps)]
+
+    def _measure(self, now: int, carried: Carried, records: Records) -> None:
+        """Measure what is due after step `now` and write the line."""
+        with phase("evaluate"):
+            params = self._whole(carried.state)
+            found = measured(self._due(now, records), params)
+        records.file.write({"step": now} | found)
+        store = records.store
+        number = store and best_number(store.settings.best, found)
+        if store is not None and number is not None:
+            store.numbers[now] = number
 
     def _saves(self, step: int) -> bool:
         checkpoints, last = self.experiment.checkpoints, self.experiment.steps
@@ -172,9 +222,7 @@ class Loop:
         pieces = experiment.minibatches
         params, cuts = self._whole(carried.state), pieces * experiment.microbatches
         judge = self.reference
-        rows, batch = drawn.rows, drawn.batch
-        if experiment.packed_length is not None:
-            rows = with_packing(rows, experiment.packed_length, cuts)
+        rows, batch = self._placed(drawn, cuts)
         batch = with_streams(
             objective,
             policy,
@@ -196,10 +244,22 @@ class Loop:
             signal = advantage(policy, objective, params, rows, batch, cuts, pieces)
         return (rows, batch, signal, returns), numbers
 
+    def _placed(self, drawn: Experience, cuts: int) -> tuple[Rows, Batch]:
+        """Rows and batch on the devices, the rows packed in `cuts` pieces if asked."""
+        rows, batch, layout = drawn.rows, drawn.batch, self.model.mesh
+        length, packed = self.experiment.packed_length, None
+        if length is not None:
+            blocks = 1 if layout is None else layout.row_shards
+            packed = with_packing(rows, length, cuts, blocks).packed
+        if layout is None:
+            return jax.tree.map(jnp.asarray, (rows._replace(packed=packed), batch))
+        rows, batch = layout.place((rows, batch))
+        return rows._replace(packed=packed and layout.place_packed(packed)), batch
+
     def _step(self, carried: Carried, step: int, ahead: Ahead):
         """Draw a batch and take its optimiser steps: (carried, metrics, tokens)."""
-        experiment, state, critic = self.experiment, carried.state, carried.critic
-        objective, pieces = at_step(experiment.objective, step), experiment.minibatches
+        experiment, state = self.experiment, carried.state
+        objective = at_step(experiment.objective, step)
         with phase("data"):
             drawn = ahead.take(step, state.params, experiment.steps - 1)
         if experiment.data.varies == "step":
@@ -209,11 +269,23 @@ class Loop:
             whole, numbers = self._prepared(objective, carried, drawn)
             gives(whole[1:])
         self._show(objective, state, step, drawn, whole)
+        with on_device("update") as gives:
+            carried, mean = self._updated(objective, carried, whole)
+            gives(mean)
+        # counted on the device, which the host must not wait for here
+        tokens = whole[0].response_mask.sum() * experiment.inner_epochs
+        # of groups that were drawn and left out, the source knows more
+        return carried, numbers | mean | drawn.metrics, tokens
+
+    def _updated(self, objective: Any, carried: Carried, whole: Any):
+        """The optimiser steps on what `_prepared` gave: (carried, metrics)."""
+        experiment, (state, critic) = self.experiment, carried
+        pieces = experiment.minibatches
         updates = experiment.inner_epochs * pieces
         total = jnp.asarray(experiment.steps * updates)
         parts = []
         for i in range(updates):
-            part = minibatch(whole, i % pieces, pieces)
+            part = self._minibatch(whole, i % pieces, pieces)
             state, metrics = update(
                 self.model.policy,
                 objective,
@@ -224,6 +296,7 @@ class Loop:
                 total,
                 part[2],
                 self._frozen,
+                self.model.mesh,
             )
             if self.critic is not None:
                 rows, batch, _, returns = part
@@ -231,11 +304,17 @@ class Loop:
                 critic, others = self.critic.update(critic, *some, total)
                 metrics |= others
             parts.append(metrics)
-        mean = combine(parts)
-        # counted on the device, which the host must not wait for here
-        tokens = whole[0].response_mask.sum() * experiment.inner_epochs
-        # of groups that were drawn and left out, the source knows more
-        return Carried(state, critic), numbers | mean | drawn.metrics, tokens
+        return Carried(state, critic), combine(parts)
+
+    def _minibatch(self, whole: Any, index: int, count: int) -> Any:
+        """A part of P of what `_prepared` gave, its rows over all devices again."""
+        part, layout = minibatch(whole, index, count), self.model.mesh
+        if layout is None or count == 1:
+            return part
+        (rows, *others), packed = part, part[0].packed
+        rows, *others = layout.place((rows._replace(packed=None), *others))
+        packed = packed and layout.place_packed(packed)
+        return rows._replace(packed=packed), *others
 
     def _show(
         self, objective: Any, state: State, step: int, drawn: Experience, whole: Any
@@ -265,3 +344,18 @@ def saved(carried: Carried, ahead: Ahead) -> dict[str, Any]:
     """The arrays of a checkpoint: what is carried, and the sampler's parameters."""
     items = {"state": carried.state, "held": ahead.held, "critic": carried.critic}
     return {name: tree for name, tree in items.items() if tree is not None}
+
+
+def stop_run(now: int, store: Store | None) -> None:
+    """End a run that SIGTERM has asked to, once what it saved is on disk."""
+    if store is None:
+        stop(
+            f"stopped by SIGTERM after step {now}; nothing is saved, as the run has no "
+            "checkpoints: write checkpoints: {every: ...}"
+        )
+    else:
+        store.wait()
+        stop(
+            f"stopped by SIGTERM after step {now}, saved in {store.folder}; the same "
+            "command goes on from there"
+        )

@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipost.launch import add_options
+from unipost.processes import check_single, on_first
+
+if TYPE_CHECKING:
+    from unipost.mesh import Layout
 
 EVAL = """\
 Evaluate a model folder on the tasks of an experiment or study file: greedy accuracy,
@@ -43,10 +50,14 @@ CACHE = (
 
 def out_folder(options: argparse.Namespace, config: str) -> Path:
     """The folder asked for, or runs/NAME; NAME-2, ... if that holds other settings."""
-    from unipost.runs import holds_other
-
     if options.out is not None:
         return options.out
+    return on_first(lambda: _free_folder(options, config))
+
+
+def _free_folder(options: argparse.Namespace, config: str) -> Path:
+    from unipost.runs import holds_other
+
     number = 1
     folder = first = Path("runs") / options.file.stem
     while holds_other(folder, config):
@@ -72,6 +83,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", type=Path, metavar="FOLDER", help="measure the KL to this model"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    add_options(parser)
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,30 +99,49 @@ def _best_of_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """unipost eval FOLDER FILE [KEY=VALUE ...]."""
-    import json
+    import contextlib
+
+    import jax
 
     from unipost.compilation import enable_cache
     from unipost.config import build
-    from unipost.evaluation import Evaluation, Evaluator
-    from unipost.train import load_model
+    from unipost.mesh import Mesh
     from unipost.tree import load_tree
 
     tree = load_tree(options.file, options.overrides)
     enable_cache(options.cache)
     if "evaluation" not in tree:
         raise ValueError(f"{options.file}: evaluation: missing; write its tasks")
+    if tree.get("mesh") is None:
+        check_single("mesh: null", "write mesh: {data: -1}, or start one process")
+        layout = None
+    else:
+        layout = build(Mesh, tree["mesh"], "mesh", str(options.file)).open()
+    with contextlib.nullcontext() if layout is None else jax.set_mesh(layout.mesh):
+        _evaluate(options, tree, layout)
+
+
+def _evaluate(
+    options: argparse.Namespace, tree: dict[str, Any], layout: Layout | None
+) -> None:
+    import dataclasses
+    import json
+
+    from unipost.config import build
+    from unipost.evaluation import Evaluation, Evaluator
+    from unipost.train import load_model
+
     evaluation = build(Evaluation, tree["evaluation"], "evaluation", str(options.file))
-    model = load_model(str(options.model), options.seed)
+    spread = options.seed, None, None, layout
+    model = load_model(str(options.model), *spread)
     reference = options.reference
     if reference is not None and evaluation.distance is None:
         raise ValueError(
             f"{options.file}: evaluation.distance: missing, so --reference would have "
             "no effect; write the name of a task"
         )
-    base = model if reference is None else load_model(str(reference), options.seed)
+    base = model if reference is None else load_model(str(reference), *spread)
     if reference is None:
-        import dataclasses
-
         evaluation = dataclasses.replace(evaluation, distance=None)
     evaluator = Evaluator(
         evaluation, model.policy, model.tokenizer, base.params, options.seed

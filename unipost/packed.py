@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -70,8 +69,7 @@ def score_packed(
     hidden = hidden.reshape(blocks, -1, hidden.shape[-1])
     hidden = jnp.take_along_axis(hidden, packed.slots[..., None], 1, mode="clip")
     mask = packed.places < nowhere
-    head = partial(policy.head, params)
-    scores = scores_of(head, hidden, packed.targets, mask, extras, chunk)
+    scores = scores_of(policy.reader(params), hidden, packed.targets, mask, extras, chunk)
     places = packed.places.reshape(-1)
 
     def put(x: Array) -> Array:

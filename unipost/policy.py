@@ -117,12 +117,21 @@ class Policy:
         next-token logits after the last column, so prompts are left-padded.
     decode(params, cache, token [N]) -> (logits [N V], Cache): appends one real token.
         Rows may have been put in by `insert_cache`.
+    reads(params) -> what `head` needs of the parameters, and takes in their place: on a
+        mesh it is gathered, once for all that is read. None: all of them.
     """
 
     hidden: Callable[[Params, Array, Array], Array]
     head: Callable[[Params, Array], Array]
     prefill: Callable[[Params, Array, Array, int], tuple[Array, Cache]]
     decode: Callable[[Params, Cache, Array], tuple[Array, Cache]]
+    reads: Callable[[Params], Params] | None = None
+
+    def reader(self, params: Params) -> Callable[[Array], Array]:
+        """`head` as a function of hidden states; a pytree where `reads` is known."""
+        if self.reads is None:
+            return partial(self.head, params)
+        return jax.tree_util.Partial(self.head, self.reads(params))
 
     def logits(self, params: Params, tokens: Array, mask: Array) -> Array:
         """Next-token logits [N S V] at every position of `tokens` [N S]."""
@@ -168,7 +177,7 @@ def function_policy(fn: Callable[[Params, Array, Array], Array]) -> Policy:
         logits = hidden(params, *turned)[:, -1]
         return logits, Cache((), {"tokens": tokens, "mask": mask}, cache.slot + 1)
 
-    return Policy(hidden, head, prefill, decode)
+    return Policy(hidden, head, prefill, decode, lambda params: None)
 
 
 def widen(x: Array) -> Array:

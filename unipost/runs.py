@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from unipost.processes import count, is_first, on_first
+
 PACKAGES = ("unipost", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -30,8 +32,8 @@ class RunError(RuntimeError):
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    # the system's own message for a full disk names no file
+def naming(path: Path) -> Iterator[None]:
+    """OSErrors inside are of `path`: the system's own for a full disk names no file."""
     try:
         yield
     except OSError as error:
@@ -42,7 +44,7 @@ def _naming(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, text: str) -> None:
     """Write a whole file or none: to a neighbour, then rename. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
-    with _naming(path):
+    with naming(path):
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
@@ -59,29 +61,38 @@ def json_line(values: Mapping[str, Any]) -> str:
 
 
 class JsonLines:
-    """An append-only JSONL file with one line per step, flushed as it is written."""
+    """An append-only JSONL file with one line per step, flushed as it is written.
+
+    Of several processes the first one has it; what the others write goes nowhere.
+
+    dropped  lines that were there before and are not kept
+    """
 
     def __init__(self, path: Path, done: int | None):
         """Keep the lines with step <= `done` (None: start empty) and append to them.
 
         A torn last line, left by a kill, is dropped.
         """
-        self.path = path
-        kept = []
-        if done is not None and path.exists():
-            for line in path.read_text().splitlines(keepends=True):
+        self.path, self.dropped = path, 0
+        if not is_first():
+            self._file = open(os.devnull, "a")
+            return
+        kept, there = [], path.read_text() if path.exists() else ""
+        if done is not None:
+            for line in there.splitlines(keepends=True):
                 try:
                     if not line.endswith("\n") or json.loads(line)["step"] > done:
                         break
                 except (json.JSONDecodeError, KeyError):
                     break
                 kept.append(line)
+        self.dropped = there.count("\n") - len(kept)
         write_atomic(path, "".join(kept))
         self._file = path.open("a")
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line. Raises OSError naming the file (a full disk)."""
-        with _naming(self.path):
+        with naming(self.path):
             self._file.write(json_line(values))
             self._file.flush()
 
@@ -105,6 +116,7 @@ def environment(seed: int, hashes: Mapping[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
         "devices": [d.device_kind for d in jax.devices()],
+        "processes": count(),
         "seed": seed,
         "hashes": dict(hashes),
     }
@@ -113,10 +125,16 @@ def environment(seed: int, hashes: Mapping[str, str]) -> dict[str, Any]:
 def open_folder(folder: Path, config: str) -> bool:
     """Make `folder` for a run with the resolved `config`; True if it was there before.
 
+    Of several processes the first one does.
+
     A run that stopped before its first step (a missing data file) gives way to
     another. Raises RunError when the folder holds a run with other settings, naming
     the first that differs, or something that is no run.
     """
+    return on_first(lambda: _opened(folder, config))
+
+
+def _opened(folder: Path, config: str) -> bool:
     path = folder / "config.yaml"
     if path.exists() and not _begun(folder):
         write_atomic(path, config)
@@ -130,7 +148,8 @@ def open_folder(folder: Path, config: str) -> bool:
         return True
     if folder.exists() and _begun(folder):
         raise RunError(f"{folder}: is not empty and holds no run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, config)
     return False
 
@@ -145,7 +164,7 @@ def holds_other(folder: Path, config: str) -> bool:
 
 def _begun(folder: Path) -> bool:
     first = {"config.yaml", "environment.json"}
-    first |= {f".{name}.partial" for name in first}
+    first |= {f".{name}.partial" for name in first} | {".lock"}
     return any(path.name not in first and _holds(path) for path in folder.iterdir())
 
 
@@ -155,12 +174,15 @@ def _holds(path: Path) -> bool:
 
 
 def first_difference(there: str, here: str) -> str:
-    """The first setting in which two config texts differ; "" where none does."""
+    """The first setting in which two config texts differ; "" where none does.
+
+    The mesh is none of them: it changes no number.
+    """
     import yaml
 
     old, new = flat(yaml.safe_load(there)), flat(yaml.safe_load(here))
     for key in old | new:
-        if old.get(key) != new.get(key):
+        if key.partition(".")[0] != "mesh" and old.get(key) != new.get(key):
             return f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
     return ""
 

@@ -5,7 +5,6 @@ V vocabulary.
 """
 
 from collections.abc import Collection
-from functools import partial
 
 import jax.numpy as jnp
 
@@ -43,8 +42,7 @@ def score(
     check_shapes(prompt, prompt_mask, response, response_mask)
     rows = prompt, prompt_mask.astype(bool), response, response_mask.astype(bool)
     hidden = response_hidden(policy, params, *rows)
-    head = partial(policy.head, params)
-    return scores_of(head, hidden, *rows[2:], extras, chunk)
+    return scores_of(policy.reader(params), hidden, *rows[2:], extras, chunk)
 
 
 def response_hidden(

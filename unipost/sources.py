@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from unipost.batch import Batch
 from unipost.chat import TrainOn
 from unipost.data import Tokens, batch_indices, encode_rows, read_rows
+from unipost.mesh import Layout
 from unipost.model import Params, Policy
 from unipost.rows import Kind
 from unipost.tokenizer import Tokenizer
@@ -51,6 +51,7 @@ EMPTY: Memory = MappingProxyType({})
 class Experience(NamedTuple):
     """One logical batch: rows [P, G, ...], their data, and numbers to report.
 
+    The arrays are the host's, equal in every process; the loop puts them on devices.
     memory      what the stream is given with the next step
     components  names of the rewards in `batch.components` [P, G, K]
     """
@@ -66,13 +67,15 @@ class Experience(NamedTuple):
 class Setting:
     """What a source needs of its run: the policy, its first parameters, the seed.
 
-    The parameters are for `open` to read: a run may overwrite them as it goes on.
+    The parameters are for `open` to read: a run may overwrite them as it goes on. They
+    are spread as `mesh` says, None for one device.
     """
 
     policy: Policy
     params: Params
     tokenizer: Tokenizer
     seed: int
+    mesh: Layout | None = None
 
 
 class Stream(Protocol):
@@ -123,6 +126,11 @@ class Source(ABC):
         """With what its rows change beside the files; their order does not matter."""
         return "never"
 
+    @property
+    def rows(self) -> int:
+        """Rows of a group, the G of its batches."""
+        return 1
+
     @abstractmethod
     def open(self, setting: Setting) -> Stream:
         """Read and tokenise the file. Raises DataError naming file, line, reason."""
@@ -151,12 +159,12 @@ class Fixed:
     def batch(self, step: int, params: Params, memory: Memory = EMPTY) -> Experience:
         index = batch_indices(self.seed, step, self.prompts, self.size)
         lines = index[:, None] * self.group + np.arange(self.group)
-        rows = Rows(*(jnp.asarray(x[lines]) for x in self.tokens[:4]), packed=None)
+        rows = Rows(*(x[lines] for x in self.tokens[:4]), packed=None)
         rewards, trained = self.rewards, self.tokens.trained
-        given = None if rewards is None else jnp.asarray(rewards[lines], jnp.float32)
+        given = None if rewards is None else rewards[lines].astype(np.float32)
         # all of the response is context, only what is trained on counts
-        mask = rows.response_mask if trained is None else jnp.asarray(trained[lines])
-        streams = {k: jnp.asarray(x[lines]) for k, x in self.streams.items()}
+        mask = rows.response_mask if trained is None else trained[lines]
+        streams = {k: x[lines] for k, x in self.streams.items()}
         return Experience(rows, Batch(mask=mask, rewards=given, **streams), {})
 
 
@@ -214,6 +222,10 @@ class Preferences(Source):
     @property
     def fields(self) -> frozenset[str]:
         return super().fields | ({"margin"} & self.columns.keys())
+
+    @property
+    def rows(self) -> int:
+        return 2
 
     def open(self, setting: Setting) -> Stream:
         return _open_fixed(self, "preferences", 2, setting)
@@ -313,6 +325,10 @@ class Mixture(Source):
         return frozenset.intersection(*(part.fields for part in self.parts))
 
     @property
+    def rows(self) -> int:
+        return self.parts[0].rows
+
+    @property
     def unknown_behavior(self) -> bool:
         return any(part.unknown_behavior for part in self.parts)
 
@@ -341,7 +357,7 @@ class Mixed:
         ]
         try:
             rows, batch = jax.tree.map(
-                lambda *x: jnp.concatenate(x), *((e.rows, e.batch) for e in drawn)
+                lambda *x: np.concatenate(x), *((e.rows, e.batch) for e in drawn)
             )
         except (TypeError, ValueError) as error:
             shapes = [tuple(e.rows.response.shape[1:]) for e in drawn]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ class StepLines:
         self._phases = phases
         self._pending: tuple[int, dict[str, Any], Any] | None = None
         self._tokens: dict[int, int] = {}
-        self._untold: list[dict[str, Any]] = []
+        self._untold: list[tuple[dict[str, Any], float]] = []
         self.shown: dict[str, float] = {}
         self.first: tuple[float, Compiling] | None = None
 
@@ -66,12 +67,21 @@ class StepLines:
 
     def timed(self, step: int, seconds: float) -> int:
         """Take the wall time of `step`; returns the tokens of the steps now written."""
-        compiling = self._clock.lap()
+        compiling, end = self._clock.lap(), time.perf_counter()
         self.first = self.first or (seconds, compiling)
         line = {"step": step, "seconds": seconds}
-        self._untold.append(line | {"compile_seconds": compiling.seconds})
-        told = [x for x in self._untold if x["step"] in self._tokens]
+        self._untold.append((line | {"compile_seconds": compiling.seconds}, end))
+        told = [x for x in self._untold if x[0]["step"] in self._tokens]
         self._untold = self._untold[len(told) :]
-        for line in told:
-            self._timing.write(line | {"tokens": self._tokens[line["step"]]})
-        return sum(self._tokens.pop(line["step"]) for line in told)
+        tokens = 0
+        for line, end in told:
+            of = self._tokens.pop(line["step"])
+            self._timing.write(line | {"tokens": of} | self._spent(line, end))
+            tokens += of
+        return tokens
+
+    def _spent(self, line: dict[str, Any], end: float) -> dict[str, float]:
+        """The seconds of a step by phase: all of its work is done by now."""
+        if self._phases is None:
+            return {}
+        return self._phases.between(end - line["seconds"], end)

@@ -28,6 +28,7 @@ from unipost.explain import gradient_coefficient
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
+from unipost.preemption import check as check_stopped
 from unipost.reference_cache import check_cache
 from unipost.runs import RunError, open_folder, write_atomic
 from unipost.scalar.critic import Critic, check_critic
@@ -236,6 +237,7 @@ def _cached(path: Path, make) -> Any:
 
 def _run_arm(study, experiment, folder, title, model: Model, evaluator: Evaluator):
     result = train(experiment, folder, model=model, title=title)
+    check_stopped()
     report = evaluator(result.params, experiment.objective)
     return {
         "seed": experiment.seed,

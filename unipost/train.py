@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -17,12 +18,18 @@ from unipost.compilation import Compiling
 from unipost.config import CHOICES, dump_tree, to_tree
 from unipost.data import data_hash
 from unipost.experiment import Experiment as Experiment
+from unipost.experiment import open_mesh
 from unipost.loading import Model as Model
 from unipost.loading import NewModel as NewModel
-from unipost.loading import adapter_base, load_reference, setting_of
+from unipost.loading import adapter_base, laid_out, load_reference, setting_of
 from unipost.loading import load_model as load_model
+from unipost.locks import elsewhere, held
 from unipost.loop import Loop
+from unipost.mesh import Layout
 from unipost.packing_checks import check_packing
+from unipost.preemption import listening, patient
+from unipost.processes import on_first
+from unipost.profiling import Trace
 from unipost.reference_cache import with_reference
 from unipost.runs import RunError, environment, open_folder, write_atomic
 from unipost.scalar.critic import open_critic
@@ -50,24 +57,47 @@ def train(
     *,
     model: Model | None = None,
     title: str = "train",
+    trace: Trace | None = None,
 ) -> Result:
     """Run `experiment` in `folder`, from its newest checkpoint if it has one.
 
     `model` is the experiment's model where it is loaded already. A run killed at any
     moment and started again gives the same metrics.jsonl, byte for byte, from the last
-    checkpoint on. Raises RunError when the folder holds another run, or the loss is
-    not finite (the checkpoints before stay whole).
+    checkpoint on. SIGTERM saves and ends the process (`unipost.preemption`). Raises
+    RunError when the folder holds another run or is in use, or the loss is not finite
+    (the checkpoints before stay whole).
     """
-    given = model
-    model = given or open_model(
-        experiment.objective,
-        experiment.model,
-        experiment.seed,
-        experiment.lora,
-        experiment.compute,
-    )
+    layout = open_mesh(experiment)
+    # of jax, so that whatever is traced in this run sees the mesh
+    with contextlib.nullcontext() if layout is None else jax.set_mesh(layout.mesh):
+        return _train(experiment, folder, model, layout, title, trace)
+
+
+def _train(
+    experiment: Experiment,
+    folder: Path,
+    given: Model | None,
+    layout: Layout | None,
+    title: str,
+    trace: Trace | None,
+) -> Result:
+    model = _model(experiment, given, layout)
+    with held(folder):
+        loop = _opened(experiment, folder, model, given, trace)
+        with listening(), patient():
+            return _ran(loop, title)
+
+
+def _opened(
+    experiment: Experiment,
+    folder: Path,
+    model: Model,
+    given: Model | None,
+    trace: Trace | None,
+) -> Loop:
+    """The parts of the run, its folder made or checked."""
     open_folder(folder, dump_tree(to_tree(experiment)))
-    _record(experiment, folder)
+    on_first(lambda: _record(experiment, folder))
     setting = setting_of(model, experiment.seed)
     stream = open_rows(experiment.objective, experiment.data, setting)
     reference = None
@@ -86,17 +116,32 @@ def train(
     if experiment.critic is not None:
         parts = experiment.seed, experiment.compute
         critic = open_critic(experiment.critic, model, *parts)
-    loop = Loop(experiment, folder, model, reference, stream, first, critic)
-    started = time.perf_counter()
-    if experiment.checkpoints is None:
+    return Loop(experiment, folder, model, reference, stream, first, critic, trace)
+
+
+def _ran(loop: Loop, title: str) -> Result:
+    experiment, folder, model = loop.experiment, loop.folder, loop.model
+    settings, started = experiment.checkpoints, time.perf_counter()
+    if settings is None:
         params, timed = loop.run(None, title)
     else:
-        with experiment.checkpoints.open(folder / "checkpoints") as store:
+        place, config = settings.place(folder), dump_tree(to_tree(experiment))
+        with elsewhere(settings, place), settings.open(place, config) as store:
             params, timed = loop.run(store, title)
     seconds = time.perf_counter() - started
     model.save(folder, params)
     trained = dataclasses.replace(model, params=params)
     return Result(trained, params, seconds, timed)
+
+
+def _model(experiment: Experiment, given: Model | None, layout: Layout | None) -> Model:
+    """The experiment's model, or that which is given, on its mesh."""
+    asked = experiment.seed, experiment.lora, experiment.compute, layout
+    model = laid_out(given, layout) if given is not None else None
+    model = model or open_model(experiment.objective, experiment.model, *asked)
+    if layout is not None:
+        layout.check(model.params)
+    return model
 
 
 def _first(experiment: Experiment, model: Model, given: Model | None) -> Any:

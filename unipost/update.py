@@ -104,17 +104,19 @@ def annotate(
     )
 
 
-def with_packing(rows: Rows, length: int, pieces: int) -> Rows:
+def with_packing(rows: Rows, length: int, pieces: int, blocks: int = 1) -> Rows:
     """`rows` with their texts packed into rows of `length` tokens, in `pieces` of P.
 
-    A computation in microbatches takes as many pieces. It happens on the host. Raises
+    A computation in microbatches takes as many pieces; the rows of each are cut into
+    `blocks`, one per device that rows are spread over. It happens on the host. Raises
     ValueError for a text longer than `length`.
     """
     prompt, prompt_mask, response, response_mask = (
         np.asarray(x).reshape(-1, x.shape[-1]) for x in rows[:4]
     )
     texts = prompt, prompt_mask, response, response_mask
-    return rows._replace(packed=pack_pieces(*texts, length, pieces))
+    packed = pack_pieces(*texts, length, pieces, blocks=blocks)
+    return rows._replace(packed=packed)
 
 
 def minibatch(tree: Any, index: int, count: int) -> Any:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unipost.batch import Batch
 from unipost.diagnostics.signals import is_advantage
@@ -18,6 +17,7 @@ from unipost.mixture import Mixture
 from unipost.model import Params, Policy
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective, terms
+from unipost.processes import gathered
 from unipost.update import Rows, streams_for, with_present
 from unipost.vocabulary import Vocabulary
 
@@ -63,7 +63,7 @@ def examine(
     found = _examined(
         policy, objective, params, rows, batch, signal, groups, microbatches
     )
-    return Examined(*(None if x is None else np.asarray(x) for x in found))
+    return gathered(found)
 
 
 @partial(jax.jit, static_argnums=(0, 6, 7))
@@ -107,4 +107,4 @@ def first(rows: Rows, batch: Batch, groups: int) -> tuple[Rows, Batch]:
     values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     held = ("mask", "rewards", "off_policy", "components")
     kept = Batch(**{name: values[name] for name in held})
-    return jax.tree.map(lambda x: np.asarray(x[:groups]), (plain, kept))
+    return gathered(jax.tree.map(lambda x: x[:groups], (plain, kept)))

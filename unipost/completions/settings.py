@@ -16,6 +16,7 @@ from unipost.completions.examine import examine, first
 from unipost.completions.page import write_index, write_page
 from unipost.model import Params, Policy
 from unipost.objectives import AnyObjective
+from unipost.processes import is_first
 from unipost.tokenizer import Tokenizer
 from unipost.update import Rows
 
@@ -63,7 +64,8 @@ def write_step(
     """Write the page of 1-based `step` and the index in `folder`; the page's path.
 
     `params` are those before the updates of the step, `rows` and `batch` its logical
-    batch with all streams, `signal` its signal where it is known (`examine`).
+    batch with all streams, `signal` its signal where it is known (`examine`). Of
+    several processes the first writes.
     """
     groups = min(completions.groups, np.shape(batch.mask)[0])
     numbers = examine(
@@ -86,6 +88,8 @@ def write_step(
         staleness=staleness,
     )
     path = folder / f"{step:06d}.html"
+    if not is_first():
+        return path
     folder.mkdir(parents=True, exist_ok=True)
     write_page(path, entries, step)
     write_index(folder)

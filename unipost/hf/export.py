@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from math import prod
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.experimental import multihost_utils
 
+from unipost import processes
 from unipost.adapters import Adapted, merged, terms
 from unipost.hf.config import render_config
 from unipost.hf.files import INDEX, SINGLE, write_file
@@ -82,7 +82,8 @@ def write_pieces(
     ends = {name: generation[name] for name in ENDS if name in generation}
     texts = {MARKER: {**fields, **ends}, GENERATION: generation}
     tensors, sizes = _tensors(held, params, dtype), {x.tensor: x.shape for x in held}
-    if jax.process_index() == 0:
+
+    def write() -> None:
         size = sum(map(prod, sizes.values()))
         with replaced(folder, MARKER, size * dtype.itemsize) as new:
             _write_weights(new, sizes, tensors, dtype, limit)
@@ -90,11 +91,28 @@ def write_pieces(
                 (new / name).write_text(json.dumps(content, indent=2) + "\n")
             if tokenizer is not None:
                 tokenizer.save(new)
-    if jax.process_count() > 1:
-        # the others take part in gathering each tensor
-        for _ in tensors:
-            pass
-        multihost_utils.sync_global_devices(f"save_pretrained {folder}")
+
+    if processes.count() == 1:
+        write()
+        return
+    problem = _problem(write) if processes.is_first() else None
+    # every process takes part in gathering each tensor, also after a failure
+    for _ in tensors:
+        pass
+    processes.on_first(lambda: _raised(problem))
+
+
+def _raised(problem: Exception | None) -> None:
+    if problem is not None:
+        raise problem
+
+
+def _problem(write: Callable[[], None]) -> Exception | None:
+    try:
+        write()
+    except Exception as error:
+        return error
+    return None
 
 
 def _ends(tokenizer: SavedTokenizer | None) -> dict[str, int]:
@@ -180,10 +198,7 @@ def _host(params: Any, piece: Piece, dtype: np.dtype) -> np.ndarray:
     whole = isinstance(params, Adapted) and kind == "kernel"
     low = terms(params).get(name, {}) if whole else {}
     place = np.array(piece.index, np.int32)
-    found = _take(leaf, low, place, piece.transposed, dtype)
-    if not found.is_fully_addressable:
-        return multihost_utils.process_allgather(found, tiled=True)
-    return np.asarray(found)
+    return processes.gathered(_take(leaf, low, place, piece.transposed, dtype))
 
 
 @partial(jax.jit, static_argnums=(3, 4))

@@ -24,6 +24,7 @@ from unipost.hf.names import fused, linear_modules
 from unipost.hf.peft_config import LM_HEAD, Request, read_request
 from unipost.hf.staging import replaced
 from unipost.model.config import ModelConfig
+from unipost.processes import gathered, on_first
 
 MARKER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -176,8 +177,6 @@ def save_adapter(
             f"save_adapter: {wrong or 'no adapter'}; give an adapter that was made "
             "for this config"
         )
-    if jax.process_index() != 0:
-        return
     values = {
         name: value
         for key, factors in adapter.items()
@@ -186,18 +185,22 @@ def save_adapter(
     shapes = {name: value.shape for name, value in values.items()}
     ranks = {known[key][0]: x["a"].shape[-1] for key, x in adapter.items()}
     fields = _fields(ranks, params, base)
-    size = 4 * sum(map(prod, shapes.values()))
-    with replaced(Path(folder), MARKER, size) as new:
-        wanted = np.dtype(np.float32)
-        write_file(new / WEIGHTS, shapes, wanted, iter(values.values()))
-        (new / MARKER).write_text(json.dumps(fields, indent=2) + "\n")
+
+    def write() -> None:
+        size = 4 * sum(map(prod, shapes.values()))
+        with replaced(Path(folder), MARKER, size) as new:
+            wanted = np.dtype(np.float32)
+            write_file(new / WEIGHTS, shapes, wanted, iter(values.values()))
+            (new / MARKER).write_text(json.dumps(fields, indent=2) + "\n")
+
+    on_first(write)
 
 
 def _stored(
     module: Module, factors: Mapping[str, jax.Array]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of one module, in float32."""
-    a, b = (np.asarray(factors[name], np.float32) for name in ("a", "b"))
+    a, b = (gathered(factors[name]).astype(np.float32) for name in ("a", "b"))
     if a.ndim == 2:
         a, b = a[None], b[None]
     for (one, other), left, right in zip(module.tensors(), a, b, strict=True):

@@ -19,26 +19,59 @@ BATCH = "batch"
 """The axes that rows are spread over, in the order in which the mesh has them."""
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """`x` spread over the mesh that is set: an axis name, BATCH or None per dimension.
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """`x` spread over the mesh that is set: axis names, BATCH or None per dimension.
 
-    Axes that the mesh does not have are left out, and so are those of a dimension that
-    they do not divide. Without a mesh `x` itself.
+    Axes that the mesh does not have are left out, those that a `jax.shard_map` around
+    cuts by hand, and those of a dimension that they do not divide. Without a mesh, or
+    all of its axes by hand, `x` itself.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if not free_axes():
         return x
-    pairs = zip(x.shape, axes, strict=True)
-    spec = PartitionSpec(*(_over(size, axis, mesh.shape) for size, axis in pairs))
-    return jax.lax.with_sharding_constraint(x, spec)
+    return jax.lax.with_sharding_constraint(x, spec_over(x.shape, *axes))
+
+
+def spec_over(
+    shape: tuple[int, ...], *axes: str | tuple[str, ...] | None
+) -> PartitionSpec:
+    """The axes that `constrain` spreads an array of this shape over."""
+    sizes = free_axes()
+    pairs = zip(shape, axes, strict=True)
+    return PartitionSpec(*(_over(size, axis, sizes) for size, axis in pairs))
 
 
 def _over(
-    size: int, axis: str | None, sizes: Mapping[str, int]
+    size: int, axis: str | tuple[str, ...] | None, sizes: Mapping[str, int]
 ) -> tuple[str, ...] | None:
-    named = [n for n in sizes if n in ROWS] if axis == BATCH else [axis]
-    there = tuple(n for n in named if n is not None and sizes.get(n, 1) > 1)
+    wanted = ROWS if axis == BATCH else (axis,) if isinstance(axis, str) else axis
+    there = tuple(n for n in sizes if n in (wanted or ()))
     return there if there and size % prod(sizes[n] for n in there) == 0 else None
+
+
+def free_axes() -> dict[str, int]:
+    """{axis: devices along it} of the mesh that is set, in its order; empty without.
+
+    Axes of one device are left out, and those that a `jax.shard_map` around cuts by
+    hand.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    names = (n for n in mesh.axis_names if n not in mesh.manual_axes)
+    return {n: mesh.shape[n] for n in names if mesh.shape[n] > 1}
+
+
+def shards(axis: str) -> int:
+    """Parts that `axis`, or BATCH, of the mesh that is set cuts a dimension into."""
+    sizes = free_axes()
+    return prod(sizes.get(n, 1) for n in (ROWS if axis == BATCH else (axis,)))
+
+
+def platform() -> str:
+    """What is compiled for: the platform of the mesh that is set, else jax's default.
+
+    They differ where a program is compiled ahead of time for devices elsewhere.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def as_pieces(tree: Any) -> Any:

@@ -12,6 +12,7 @@ unspecified, and finite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unipost.mesh import BATCH, constrain, platform, shards
+from unipost.model.splash import LANES, splash
 from unipost.policy import widen
 
 Array = jax.Array
@@ -60,6 +63,8 @@ def mix(query: Array, key: Array, value: Array, allowed: Array, rule: Rule) -> A
 
     Scores are float32 or wider. A query that may read nothing gets the mean of all.
     """
+    if shards("sequence") > 1:
+        return _mix_apart(query, key, value, allowed, rule)
     rows, heads, group, length, size = query.shape
     # the queries of a group are rows of one product: they read the same keys
     scores = query.reshape(rows, heads, -1, size) @ jnp.swapaxes(key, -1, -2)
@@ -67,6 +72,13 @@ def mix(query: Array, key: Array, value: Array, allowed: Array, rule: Rule) -> A
     weights = weigh(scores, allowed[:, None, None], rule).astype(value.dtype)
     mixed = weights.reshape(rows, heads, group * length, -1) @ value
     return mixed.reshape(query.shape)
+
+
+def _mix_apart(query, key, value, allowed: Array, rule: Rule) -> Array:
+    """`mix` of queries that are spread over devices: no axis is merged with S."""
+    scores = jnp.einsum("nkgse,nkce->nkgsc", query, key)
+    weights = weigh(scores, allowed[:, None, None], rule).astype(value.dtype)
+    return jnp.einsum("nkgsc,nkce->nkgse", weights, value)
 
 
 def flat(mixed: Array) -> Array:
@@ -185,11 +197,11 @@ def cudnn(query: Array, key: Array, value: Array, segments: Array, rule: Rule) -
     Aligned rows are described by their lengths, others by a mask [N 1 S S].
     """
     _no_softcap("cudnn", rule)
-    platform, half = jax.default_backend(), (jnp.bfloat16, jnp.float16)
-    if platform != "gpu" or query.dtype not in half:
+    half = jnp.bfloat16, jnp.float16
+    if platform() != "gpu" or query.dtype not in half:
         raise ValueError(
             f"compute.attention: cudnn computes bfloat16 on a GPU, not {query.dtype} "
-            f"on {platform}; write auto, or compute.dtype: bfloat16"
+            f"on {platform()}; write auto, or compute.dtype: bfloat16"
         )
     given: dict[str, Any] = {"mask": visible(segments, rule.window)[:, None]}
     if rule.aligned:
@@ -203,49 +215,6 @@ def cudnn(query: Array, key: Array, value: Array, segments: Array, rule: Rule) -
         query, key, value, scale=rule.scale, implementation="cudnn", **given
     )
     return mixed.reshape(*query.shape[:2], -1)
-
-
-def splash(
-    query: Array, key: Array, value: Array, segments: Array, rule: Rule
-) -> Array:
-    """The TPU kernel of `jax.experimental.pallas`, one call per row."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel as kernel,
-    )
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_mask as masks,
-    )
-
-    length, heads = query.shape[1:3]
-    if length % 128:
-        raise ValueError(
-            f"compute.attention: splash reads rows in blocks of 128 tokens, these have "
-            f"{length}; write packed_length, a multiple of 128, or auto"
-        )
-    shape = length, length
-    one = masks.CausalMask(shape)
-    if rule.window is not None:
-        # window_size is (before, after) the query, itself not counted
-        one = masks.LocalMask(shape, (rule.window - 1, 0), 0)
-    attend = kernel.make_splash_mha(
-        masks.MultiHeadMask([one] * heads),
-        head_shards=1,
-        q_seq_shards=1,
-        attn_logits_soft_cap=rule.softcap,
-        interpret=jax.default_backend() != "tpu",
-    )
-    group = heads // key.shape[2]
-    key, value = (jnp.repeat(x, group, axis=2) for x in (key, value))
-    query, key, value = (
-        jnp.swapaxes(x, 1, 2) for x in (query * rule.scale, key, value)
-    )
-
-    def row(query, key, value, segments):
-        ids = kernel.SegmentIds(segments, segments)
-        return jnp.asarray(attend(query, key, value, segment_ids=ids))
-
-    mixed = jax.vmap(row)(query, key, value, segments.astype(jnp.int32))
-    return jnp.swapaxes(mixed, 1, 2).reshape(*segments.shape, -1)
 
 
 def _no_softcap(implementation: str, rule: Rule) -> None:
@@ -270,17 +239,43 @@ def choose(name: str, query: Any, rule: Rule) -> Attend:
 
     GPU: cudnn for 16-bit heads of a multiple of 8 up to 128 without softcap, else
     einsum. TPU: splash for texts and heads in multiples of 128, else einsum. CPU:
-    blocks. The platform is that of the default device; of `query` [N S H E] shape and
-    dtype count.
+    blocks. Where tokens are spread over devices: splash on TPU, einsum elsewhere. The
+    platform is the one compiled for; of `query` [N S H E] shape and dtype count.
+    Raises ValueError for a name that cannot have its tokens spread.
     """
+    apart = shards("sequence") > 1
     if name != "auto":
+        check_sequence(name, shards("sequence"))
         return ATTENTION[name]
-    platform, size = jax.default_backend(), query.shape[-1]
-    if platform == "gpu":
+    size = query.shape[-1]
+    if platform() == "gpu" and not apart:
         half = query.dtype in (jnp.bfloat16, jnp.float16)
         fits = half and size % 8 == 0 and size <= 128 and rule.softcap is None
         return ATTENTION["cudnn" if fits else "einsum"]
-    if platform == "tpu":
-        fits = query.shape[1] % 128 == 0 and size % 128 == 0
-        return ATTENTION["splash" if fits else "einsum"]
-    return ATTENTION["blocks"]
+    if platform() == "tpu":
+        whole = query.shape[1] % (LANES * shards("sequence")) == 0
+        return ATTENTION["splash" if whole and size % LANES == 0 else "einsum"]
+    return ATTENTION["einsum" if apart else "blocks"]
+
+
+def check_sequence(name: str, devices: int) -> None:
+    """Refuse an implementation that cannot have tokens spread. Raises ValueError."""
+    if devices > 1 and name in ("blocks", "cudnn"):
+        raise ValueError(
+            f"compute.attention: {name} reads whole rows, and mesh.sequence {devices} "
+            "spreads their tokens; write auto, einsum, xla or splash"
+        )
+
+
+def beside_queries(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Keys and values [N S K E] on the devices of the queries that read them.
+
+    All tokens of a row, and the heads over the axis tensor: where their number K does
+    not divide, each stands several times. Without a mesh as they are.
+    """
+    devices, heads, held = shards("tensor"), query.shape[2], key.shape[2]
+    if held % devices and heads % devices == 0:
+        copies = math.lcm(held, devices) // held
+        key, value = (jnp.repeat(x, copies, axis=2) for x in (key, value))
+    spec = BATCH, None, "tensor", None
+    return constrain(key, *spec), constrain(value, *spec)

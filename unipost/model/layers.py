@@ -1,7 +1,7 @@
 """The parts of a block as functions of their own parameters.
 
 Letters in shapes: N rows, S tokens, D hidden, H query heads, K key-value heads, E head
-size, X experts. Products run in the dtype of x, norms and rotations in float32 or
+size. Products run in the dtype of x, norms and rotations in float32 or
 wider.
 """
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unipost.mesh import BATCH, constrain, shards
 from unipost.model.config import LinearRope, Llama3Rope, ModelConfig
 from unipost.policy import widen
 
@@ -24,39 +25,45 @@ Array = jax.Array
 def multiply(x: Array, kernel: Array) -> Array:
     """x [... in] @ kernel [in out], over flat rows.
 
-    XLA on CPU is several times slower at the gradient of a product of more axes.
+    XLA on CPU is several times slower at the gradient of a product of more axes. Rows
+    whose tokens are spread over a mesh cannot be flat without moving them.
     """
+    if shards("sequence") > 1:
+        return x @ kernel.astype(x.dtype)
     flat = x.reshape(-1, kernel.shape[0]) @ kernel.astype(x.dtype)
     return flat.reshape(*x.shape[:-1], -1)
 
 
-def read_out(x: Array, table: Array, axis: int) -> Array:
+def read_out(x: Array, table: Array, axis: int, half: Array | None = None) -> Array:
     """x [n D] times a table whose axis `axis` is D, in the dtype of x: [n V] float32.
 
     Wider where x is. In half precision the gradient of the result is rounded to the
     dtype of x, so that its two products run in it too, and that of the table is summed
-    in the table's own dtype; reverse mode only.
+    in the table's own dtype; reverse mode only. `half` is the table in the dtype of x
+    where that is at hand: the table itself is not read then.
     """
     if x.dtype == jnp.promote_types(x.dtype, jnp.float32):
         return _dot(x, table.astype(x.dtype), 1, axis, x.dtype)
-    return _half_read_out(x, table, axis)
+    return _half_read_out(x, table, half, axis)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _half_read_out(x: Array, table: Array, axis: int) -> Array:
-    return _dot(x, table.astype(x.dtype), 1, axis, jnp.float32)
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _half_read_out(x: Array, table: Array, half: Array | None, axis: int) -> Array:
+    read = table.astype(x.dtype) if half is None else half
+    return _dot(x, read, 1, axis, jnp.float32)
 
 
-def _half_read_out_forward(x: Array, table: Array, axis: int):
-    return _half_read_out(x, table, axis), (x, table)
+def _half_read_out_forward(x: Array, table: Array, half: Array | None, axis: int):
+    return _half_read_out(x, table, half, axis), (x, table, half)
 
 
-def _half_read_out_backward(axis: int, kept: tuple[Array, Array], change: Array):
-    x, table = kept
+def _half_read_out_backward(axis: int, kept: tuple[Array, ...], change: Array):
+    x, table, half = kept
     change = change.astype(x.dtype)
     pair = (change, x) if axis == 1 else (x, change)
     slope = _dot(*pair, 0, 0, jnp.float32).astype(table.dtype)
-    return _dot(change, table.astype(x.dtype), 1, 1 - axis, x.dtype), slope
+    read = table.astype(x.dtype) if half is None else half
+    return _dot(change, read, 1, 1 - axis, x.dtype), slope, None
 
 
 _half_read_out.defvjp(_half_read_out_forward, _half_read_out_backward)
@@ -151,32 +158,4 @@ def activate(config: ModelConfig, x: Array) -> Array:
 def mlp(config: ModelConfig, block: dict[str, Any], x: Array) -> Array:
     """(act(x W_gate) * x W_up) W_down."""
     inner = activate(config, project(block["gate"], x)) * project(block["up"], x)
-    return project(block["down"], inner)
-
-
-def mixture(config: ModelConfig, block: dict[str, Any], x: Array) -> Array:
-    """Each token through its `per_token` experts, their outputs added by weight.
-
-    Copies of the tokens are sorted by expert, so that every expert multiplies its own
-    rows only; none is dropped.
-    """
-    experts = config.experts
-    if experts is None:
-        raise ValueError("mixture: the config has no experts")
-    flat = x.reshape(-1, x.shape[-1])
-    logits = widen(multiply(flat, block["router"]["kernel"]))
-    weights, chosen = jax.lax.top_k(jax.nn.softmax(logits, -1), experts.per_token)
-    if experts.normalize:
-        weights = weights / weights.sum(-1, keepdims=True)
-    order = jnp.argsort(chosen.reshape(-1), stable=True)
-    counts = jnp.bincount(chosen.reshape(-1), length=experts.count)
-    rows = flat[order // experts.per_token]
-
-    def each(name: str, rows: Array) -> Array:
-        kernel = block[name]["kernel"].astype(rows.dtype)
-        return jax.lax.ragged_dot(rows, kernel, counts.astype(jnp.int32))
-
-    inner = activate(config, each("gate", rows)) * each("up", rows)
-    out = each("down", inner) * weights.reshape(-1)[order, None].astype(x.dtype)
-    total = jnp.zeros_like(flat).at[order // experts.per_token].add(out)
-    return total.reshape(x.shape)
+    return project(block["down"], constrain(inner, BATCH, "sequence", "tensor"))

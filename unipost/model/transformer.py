@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from unipost.adapters import attach
-from unipost.model.attention import ATTENTION, Rule, choose, recall
+from unipost.mesh import BATCH, constrain, free_axes
+from unipost.model.attention import ATTENTION, Rule, beside_queries, choose, recall
 from unipost.model.cache import cache_columns, columns_of, widened, write_column
 from unipost.model.config import ModelConfig
+from unipost.model.experts import mixture
+from unipost.model.gather import GATHERED, gathered, whole_table
 from unipost.model.layers import (
-    mixture,
     mlp,
     multiply,
     project,
@@ -87,6 +89,9 @@ class Kinds:
 def embed(config: ModelConfig, params: Params, tokens: Array, dtype: Any) -> Array:
     """Embeddings [N S D], NaN for ids outside [0, V)."""
     x = jnp.take(params["embedding"], tokens, axis=0).astype(dtype)
+    # Every device reads its part of D for all rows of fsdp: the table stays in place.
+    x = constrain(x, ("data", "expert"), "sequence", "fsdp")
+    x = constrain(x, BATCH, "sequence", None)
     if config.embedding_scale == 1.0:
         return x
     # rounded to the dtype, as the models that have it were trained
@@ -97,15 +102,23 @@ def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
     """Logits [... V] of final hidden states [... D], float32 or wider."""
     flat = hidden.reshape(-1, hidden.shape[-1])
     if config.tie_word_embeddings:
-        out = read_out(flat, params["embedding"], 1)
+        out = read_out(flat, params["embedding"], 1, params.get("half"))
     else:
         part = params["head"]
-        out = read_out(flat, part["kernel"], 0)
+        out = read_out(flat, part["kernel"], 0, part.get("half"))
         if "a" in part:
             out = out + widen(multiply(multiply(flat, part["a"]), part["b"]))
     if config.logit_softcap is not None:
         out = config.logit_softcap * jnp.tanh(out / config.logit_softcap)
+    out = constrain(out, BATCH, "tensor")
     return out.reshape(*hidden.shape[:-1], -1)
+
+
+def table_of(config: ModelConfig, params: Params, dtype: Any) -> Params:
+    """What `logits` reads of the parameters, on a mesh gathered over fsdp."""
+    if config.tie_word_embeddings:
+        return whole_table("embedding", {"embedding": params["embedding"]}, dtype)
+    return {"head": whole_table("kernel", params["head"], dtype)}
 
 
 def cast_products(blocks: Params, dtype: Any) -> Params:
@@ -130,7 +143,7 @@ def project_heads(
         y = y.reshape(*x.shape[:2], -1, config.head_dim)
         if config.qk_norm == "head" and name != "value":
             y = rms_norm(block[f"{name}_norm"], y, config)
-        return y
+        return constrain(y, BATCH, "sequence", "tensor", None)
 
     size = config.rotary_dim
     turned = rotate(heads("query"), turn, size), rotate(heads("key"), turn, size)
@@ -149,13 +162,15 @@ def layer(
     def normed(name: str, y: Array) -> Array:
         return rms_norm(block[name], y, config) if name in block else y
 
+    block = gathered(block, x.dtype)
     heads = project_heads(config, block, normed("attention_norm", x), turn)
     mixed, extra = attend(*heads)
-    out = project(block["output"], mixed)
-    x = x + normed("attention_post_norm", out)
+    out = project(block["output"], constrain(mixed, BATCH, "sequence", "tensor"))
+    x = constrain(x + normed("attention_post_norm", out), BATCH, "sequence", None)
     inner = mlp if config.experts is None else mixture
     out = inner(config, block, normed("mlp_norm", x))
-    return x + normed("mlp_post_norm", out), extra
+    x = constrain(x + normed("mlp_post_norm", out), BATCH, "sequence", None)
+    return x, extra
 
 
 def _pick(options: list[Any], index: Array, *operands: Array) -> Any:
@@ -227,7 +242,7 @@ class Transformer:
         def mixed(window: int | None, query: Array, key: Array, value: Array) -> Array:
             rule = self.rule(window, aligned)
             attend = choose(self.compute.attention, query, rule)
-            return attend(query, key, value, ids, rule)
+            return attend(query, *beside_queries(query, key, value), ids, rule)
 
         def body(x: Array, inputs: tuple[Params, dict[str, Array]]):
             block, kind = inputs
@@ -239,8 +254,10 @@ class Transformer:
 
             return layer(config, block, x, turns[kind["rotation"]], attend)
 
-        if self.compute.remat != "none":
-            kept = REMAT[self.compute.remat]
+        kept = REMAT[self.compute.remat]
+        if kept is None and free_axes():
+            kept = KEEP.save_anything_except_these_names(GATHERED)
+        if kept is not None:
             body = jax.checkpoint(body, prevent_cse=False, policy=kept)
         x, stacked = jax.lax.scan(body, x, (params["blocks"], kinds.index))
         return rms_norm(params["norm"], x, config), stacked
@@ -316,6 +333,11 @@ class Transformer:
         """`Policy.head`."""
         return logits(self.config, attach(params), hidden)
 
+    def reads(self, params: Params) -> Params:
+        """`Policy.reads`."""
+        params = attach(params)
+        return table_of(self.config, params, self.dtype(params))
+
     def prefill(
         self, params: Params, tokens: Array, mask: Array, columns: int
     ) -> tuple[Array, Cache]:
@@ -347,4 +369,4 @@ def transformer_policy(config: ModelConfig, compute: Compute | None = None) -> P
     whatever the parameters and `compute.dtype`; float64 parameters give float64.
     """
     model = Transformer(config, Compute() if compute is None else compute)
-    return Policy(model.hidden, model.head, model.prefill, model.decode)
+    return Policy(model.hidden, model.head, model.prefill, model.decode, model.reads)

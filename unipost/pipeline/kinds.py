@@ -12,6 +12,7 @@ from unipost.config import dump_tree, to_tree
 from unipost.experiment import Experiment
 from unipost.loading import load_model
 from unipost.model import Compute
+from unipost.preemption import check as check_stopped
 from unipost.rollouts.rejection import Rejection, rejection_sample
 from unipost.runs import open_folder, write_atomic
 from unipost.sources import Setting
@@ -54,6 +55,7 @@ class Kind(NamedTuple):
 
 def _train(settings: Experiment, folder: Path, title: str) -> Numbers:
     train(settings, folder, title=title)
+    check_stopped()
     return {"steps": float(settings.steps)}
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unipost import processes
 from unipost.rewards.calls import NOT_A_NUMBER, Verdict, call, failed, reason
 from unipost.rewards.grades import Grades, Reward, checked, grades_of
 from unipost.rewards.pool import Pool
@@ -26,7 +27,8 @@ Graded = Callable[[Sequence[Sample]], Grades]
 class Grader:
     """An opened reward: `grader(samples)` gives Grades; `close()` ends what it holds.
 
-    One caller at a time, from any thread. Also a context manager.
+    One caller at a time, from any thread. Also a context manager. A model that gives
+    rewards is on the first device of this process, whatever mesh there is.
     """
 
     def __init__(self, reward: Reward, time_limit: float | None):
@@ -37,12 +39,14 @@ class Grader:
         self._time_limit = time_limit
         self._done: dict[tuple[int, int], tuple[Sequence[Sample], Grades]] = {}
         self._pool: Pool | None = None
-        self._root = self._open(reward)
+        with processes.alone():
+            self._root = self._open(reward)
 
     def __call__(self, samples: Sequence[Sample]) -> Grades:
         """Grade the samples. Never raises for what a reward does."""
         try:
-            return self._root(samples)
+            with processes.alone():
+                return self._root(samples)
         finally:
             self._done = {}
 
@@ -253,6 +257,23 @@ def _combined(
     return made._replace(reasons=reasons + own, notes=notes | made.notes)
 
 
+def shared(grader: Grader, samples: Sequence[Sample], groups: int) -> Grades:
+    """The grades of all samples, each of several processes grading a share of groups.
+
+    `groups` are numbered from 0. A group stays in one piece, as a reward may look at
+    the whole of it; what is noted and what went wrong is put together too.
+    """
+    if processes.count() == 1:
+        return grader(samples)
+    cuts = [processes.split(groups, i) for i in range(processes.count())]
+    places = [
+        [i for i, sample in enumerate(samples) if cut.start <= sample.group < cut.stop]
+        for cut in cuts
+    ]
+    own = [samples[i] for i in places[processes.index()]]
+    return joined(processes.everyones(lambda: grader(own)), places)
+
+
 class Scores(NamedTuple):
     """Rewards [N], NaN where unscored; how many are, and why the first one is."""
 
@@ -274,6 +295,6 @@ def score_texts(
     pairs = zip(responses, answers, strict=True)
     samples = [Sample(r, a, group=i) for i, (r, a) in enumerate(pairs)]
     with open_reward(reward, time_limit) as grader:
-        graded = grader(samples)
+        graded = shared(grader, samples, len(samples))
     first = graded.reasons[0] if graded.reasons else ""
     return Scores(graded.values, graded.unscored, first)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from unipost.rewards import Grader, Sample
+from unipost.rewards.grading import shared
 from unipost.rollouts import draws
 from unipost.rollouts.drawn import Drawn, Texts
 from unipost.rollouts.questions import Questions
@@ -41,7 +42,7 @@ def graded(
     where = np.argwhere(texts.present)
     length = texts.mask.shape[-1]
     samples = [_sample(questions, index, texts, group, row) for group, row in where]
-    grades = grader(samples)
+    grades = shared(grader, samples, len(index))
     if grades.unscored == len(samples) > 0 and grades.reasons:
         warnings.warn(f"reward: no sample is scored; {grades.reasons[0]}", stacklevel=2)
     if names and grades.names != names and grades.unscored < len(samples):

@@ -59,6 +59,10 @@ class SampledPreferences(Source):
         return "preferences"
 
     @property
+    def rows(self) -> int:
+        return 2
+
+    @property
     def varies(self) -> Varies:
         return "seed"
 

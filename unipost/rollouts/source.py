@@ -99,6 +99,10 @@ class Rollouts(Source):
         return self.group - sum(part.count for part in self.guidance)
 
     @property
+    def rows(self) -> int:
+        return self.group
+
+    @property
     def components(self) -> tuple[str, ...]:
         """Names of the parts of a composed reward."""
         return tuple(getattr(self.reward, "parts", ()))

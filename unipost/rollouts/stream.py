@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from unipost.batch import Batch
 from unipost.model import Params
+from unipost.profiling import phase
 from unipost.rewards import Grader
 from unipost.rollouts import draws
 from unipost.rollouts import numbers as measures
@@ -151,7 +151,8 @@ class Rolled:
         if turn.round:
             where = (draws.ROUNDS, turn.step, turn.round)
         key = draws.key(self.setting.seed, *where)
-        completions = self.engine(turn.params, requests, key)
+        with phase("generate"):
+            completions = self.engine(turn.params, requests, key)
         pad = self.setting.tokenizer.pad_token
         drawn = as_samples(completions, budget, pad)
         tokens, mask, logps, finished = (np.asarray(x) for x in drawn)
@@ -160,7 +161,8 @@ class Rolled:
     def _graded(self, index: np.ndarray, texts: Texts) -> Graded:
         process = self.source.supervision == "process"
         names = self.source.components
-        return graded(self.grader, self.questions, index, texts, names, process)
+        with phase("grade"):
+            return graded(self.grader, self.questions, index, texts, names, process)
 
     def _claimed(self, i: int, turn: Turn, memory: Memory, kept) -> Experience:
         """A step that guide i has claimed: its rows alone, no group is chosen."""
@@ -203,11 +205,9 @@ def as_batch(
     """Groups as training takes them."""
     texts, group = drawn.texts, source.group
     prompt, prompt_mask = (
-        jnp.asarray(np.repeat(x[drawn.index][:, None], group, 1))
-        for x in questions.tokens[:2]
+        np.repeat(x[drawn.index][:, None], group, 1) for x in questions.tokens[:2]
     )
-    mask = jnp.asarray(texts.mask)
-    rows = Rows(prompt, prompt_mask, jnp.asarray(texts.tokens), mask)
+    rows = Rows(prompt, prompt_mask, texts.tokens, texts.mask)
     off = texts.off
     # one flag per row says it all unless a row is off-policy in part
     if not any(part.partial for part in source.guidance):
@@ -223,8 +223,7 @@ def as_batch(
         fields["weight"] = (~cut).astype(np.float32)
     if "behavior" in source.fields:
         fields["behavior"] = texts.behavior
-    arrays = {name: jnp.asarray(x) for name, x in fields.items()}
-    return rows, Batch(mask=mask, off_policy=jnp.asarray(off), **arrays)
+    return rows, Batch(mask=texts.mask, off_policy=off, **fields)
 
 
 def _whole(rounds: list[Graded]) -> Graded:

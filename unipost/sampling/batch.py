@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.policy import Array, Params, Policy, share_cache
+from unipost.processes import gathered
 from unipost.sampling.distribution import Sampling, draw
 from unipost.sampling.protocol import (
     Completion,
@@ -214,7 +215,7 @@ class _BatchEngine:
             ids=np.array([i for r in requests for i in r.ids], np.int32),
             given=given_tokens(requests, self.sampling.max_tokens),
         )
-        tokens, mask, logps, ended = (np.asarray(x) for x in samples)
+        tokens, mask, logps, ended = gathered(samples)
         lengths = mask.sum(-1)
 
         def completion(p: int, g: int) -> Completion:

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import jax
 import numpy as np
 
 from unipost.policy import Array, Params, Policy
+from unipost.processes import gathered
 from unipost.sampling.batch import left_padded
 from unipost.sampling.distribution import Sampling
 from unipost.sampling.protocol import (
@@ -210,7 +210,7 @@ class _Call:
             np.int32(until),
         )
         self.slots = out.slots
-        position, live, tokens, logps = jax.device_get(out[1:])
+        position, live, tokens, logps = gathered(tuple(out[1:]))
         live = live.copy()
         for slot in np.flatnonzero(rows.live):
             draft, count = self.drafts[slot], position[slot] - rows.position[slot]

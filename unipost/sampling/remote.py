@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from unipost.policy import Array, Params, Policy
+from unipost.processes import everyones, split
 from unipost.sampling.answers import completions
 from unipost.sampling.batch import row_keys
 from unipost.sampling.distribution import Sampling
@@ -56,8 +57,9 @@ class RemoteSampler:
 
     The weights are the server's: parameters are not sent, so between updates of the
     server the samples are stale, and a sampler_correction answers for it. Seeds are
-    sent; whether they reproduce is the server's affair. Proxies of the environment are
-    not used. Raises ValueError where `logprobs` are not those of the draw.
+    sent; whether they reproduce is the server's affair. Of several processes each sends
+    its share of the requests, `workers` at once. Proxies of the environment are not
+    used. Raises ValueError where `logprobs` are not those of the draw.
     """
 
     url: str
@@ -138,6 +140,15 @@ class _RemoteEngine:
         keys = row_keys(key, np.array([r.ids[0] for r in requests], np.int32))
         bits = jax.vmap(partial(jax.random.bits, dtype="uint32"))(keys)
         seeds = np.asarray(bits) >> 1  # 31 bits: every server takes them
+        # each of several processes asks for its share
+        own = split(len(requests))
+        each = everyones(lambda: self.asked(requests[own], seeds[own].tolist()))
+        return [drawn for some in each for drawn in some]
+
+    def asked(
+        self, requests: Sequence[Request], seeds: Sequence[int]
+    ) -> list[list[Completion]]:
+        """The completions of requests with their seeds, several under way at once."""
         stop = threading.Event()
 
         def answer(request: Request, seed: int) -> list[Completion]:
@@ -150,7 +161,7 @@ class _RemoteEngine:
 
         pool = ThreadPoolExecutor(self.settings.workers)
         try:
-            pairs = zip(requests, seeds.tolist(), strict=True)
+            pairs = zip(requests, seeds, strict=True)
             futures = [pool.submit(answer, *pair) for pair in pairs]
             return [future.result() for future in futures]
         finally:

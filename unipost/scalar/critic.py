@@ -199,7 +199,7 @@ def open_critic(
             model = dataclasses.replace(model, params=own)
         found = scalar_of(model, 1, None, settings.lora, seed)
     else:
-        asked = settings.lora, compute
+        asked = settings.lora, compute, model.mesh
         found = load_scalar(settings.model, seed, 1, None, *asked)
         found.check_tokens(model, settings.model)
     return OpenCritic(settings, found)

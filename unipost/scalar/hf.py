@@ -18,7 +18,7 @@ from unipost.hf.config import parse_config, render_config
 from unipost.hf.export import write_pieces
 from unipost.hf.families import FAMILIES
 from unipost.hf.files import read_json, stored_tensors
-from unipost.hf.load import TOKENIZER, match, read
+from unipost.hf.load import TOKENIZER, Placement, match, read
 from unipost.hf.names import pieces, score_pieces
 from unipost.model import ModelConfig
 from unipost.model.parameters import shapes
@@ -64,9 +64,14 @@ def layout_of(folder: str | Path) -> Layout | None:
 
 
 def load_classifier(
-    folder: str | Path, *, dtype: Literal["float32", "bfloat16"] = "float32"
+    folder: str | Path,
+    *,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    sharding: Placement | None = None,
 ) -> Classifier:
     """Reads a checkpoint in one of the classification layouts.
+
+    `sharding` as in `unipost.hf.load_pretrained`.
 
     Raises ValueError, in one line with the file and the field or tensor, as
     `unipost.hf.load_pretrained`, and for a checkpoint of another class.
@@ -92,7 +97,8 @@ def load_classifier(
     for piece in head:
         swapped = piece.shape[::-1] if piece.transposed else piece.shape
         sizes[piece.path] = swapped
-    params = read(plan, tensors, sizes, dict.fromkeys(sizes), jnp.dtype(dtype))
+    places = {path: sharding and sharding(path, sizes[path]) for path in sizes}
+    params = read(plan, tensors, sizes, places, jnp.dtype(dtype))
     score = params.pop("score")
     found = any((folder / name).exists() for name in TOKENIZER)
     params = {"trunk": params, "score": score}

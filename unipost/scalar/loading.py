@@ -12,11 +12,13 @@ from unipost.hf import read_generation
 from unipost.loading import (
     Model,
     NewModel,
+    laid_out,
     load_model,
     open_adapter,
     same_tokens,
     save_leaves,
 )
+from unipost.mesh import Layout as Spread
 from unipost.model import Compute, transformer_policy
 from unipost.objectives import Trainable
 from unipost.runs import RunError
@@ -105,7 +107,8 @@ def scalar_of(
         layout=layout,
         base=model,
     )
-    return found if lora is None else _adapted(found, lora, seed)
+    found = found if lora is None else _adapted(found, lora, seed)
+    return laid_out(found, model.mesh)
 
 
 def load_scalar(
@@ -115,6 +118,7 @@ def load_scalar(
     layout: Layout | None = None,
     lora: LoRA | None = None,
     compute: Compute | None = None,
+    spread: Spread | None = None,
 ) -> ScalarModel:
     """The model of a run that trains a scalar head of `labels` labels.
 
@@ -124,9 +128,9 @@ def load_scalar(
     a head with other labels, and for one with a bias that `layout` has no place for.
     """
     if isinstance(model, NewModel) or layout_of(model) is None:
-        base = load_model(model, seed, None, compute)
+        base = load_model(model, seed, None, compute, spread)
         return scalar_of(base, labels, layout, lora, seed)
-    found = read_scalar(model, compute)
+    found = read_scalar(model, compute, spread)
     layout = layout or value_layout(found.config)
     if found.config is not None:
         check_layout(found.config, layout)
@@ -140,7 +144,8 @@ def load_scalar(
             "model or a sequence classification"
         )
     found = dataclasses.replace(found, layout=layout)
-    return found if lora is None else _adapted(found, lora, seed)
+    found = found if lora is None else _adapted(found, lora, seed)
+    return laid_out(found, spread)
 
 
 def open_model(
@@ -149,17 +154,24 @@ def open_model(
     seed: int,
     lora: LoRA | None = None,
     compute: Compute | None = None,
+    spread: Spread | None = None,
 ) -> Model:
-    """The model that `objective` trains: a language model or one with a scalar head."""
+    """The model that `objective` trains: a language model or one with a scalar head.
+
+    `spread` lays its parameters over a mesh.
+    """
     if isinstance(objective, ScalarObjective):
         head = objective.labels, objective.layout
-        return load_scalar(model, seed, *head, lora, compute)
-    return load_model(model, seed, lora, compute)
+        return load_scalar(model, seed, *head, lora, compute, spread)
+    return load_model(model, seed, lora, compute, spread)
 
 
-def read_scalar(folder: str, compute: Compute | None = None) -> ScalarModel:
+def read_scalar(
+    folder: str, compute: Compute | None = None, spread: Spread | None = None
+) -> ScalarModel:
     """The model of a classification checkpoint and its tokenizer, as it is."""
-    config, params, place, layout = load_classifier(folder)
+    place_of = spread and spread.placement
+    config, params, place, layout = load_classifier(folder, sharding=place_of)
     if place is None:
         raise RunError(f"{folder}: holds no tokenizer; save one beside the weights")
     tokenizer = load_tokenizer(place)
@@ -167,7 +179,8 @@ def read_scalar(folder: str, compute: Compute | None = None) -> ScalarModel:
     policy = scalar_policy(transformer_policy(trunk_config(config), compute))
     generation = read_generation(folder) or None
     parts = config, policy, params, tokenizer
-    return ScalarModel(*parts, generation=generation, layout=layout)
+    found = ScalarModel(*parts, generation=generation, layout=layout)
+    return laid_out(found, spread)
 
 
 def _adapted(model: ScalarModel, lora: LoRA, seed: int) -> ScalarModel:

@@ -59,7 +59,10 @@ def scalar_policy(trunk: Policy) -> Policy:
         out = jnp.matmul(hidden, kernel, precision="highest")
         return out + score["bias"].astype(out.dtype) if "bias" in score else out
 
-    return Policy(hidden, head, _writes_nothing, _writes_nothing)
+    def reads(params: Params) -> Params:
+        return {"score": params["score"]}
+
+    return Policy(hidden, head, _writes_nothing, _writes_nothing, reads)
 
 
 def _writes_nothing(*_: Any) -> Any:

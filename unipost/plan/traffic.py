@@ -1,0 +1,169 @@
+"""What a compiled program computes and moves, with the turns of its loops.
+
+XLA's own cost analysis counts the body of a loop once. Here every computation counts as
+often as it runs. Products: 2 x entries of the result x entries summed over. Memory: the
+bytes that every instruction reads from and writes to HBM; arrays on the core (VMEM) are
+free, a slice of an array counts as the slice.
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+
+from unipost.plan.hlo import Computation, Instruction, Program
+from unipost.plan.loops import Turns
+
+_FREE = frozenset(
+    "parameter constant get-tuple-element tuple bitcast while conditional call "
+    "after-all partition-id replica-id opt-barrier optimization-barrier iota "
+    "add-dependency copy-done slice-done all-gather-done all-reduce-done "
+    "collective-permute-done async-done async-update send-done recv-done".split()
+)
+_VIEWS = ("bitcast", "reshape")
+_SLICES = ("dynamic-slice", "gather", "slice")
+
+
+def product_flops(program: Program, turns: Turns) -> float:
+    """FLOPs of all products that one chip computes; kernels of their own count 0."""
+    total = 0.0
+    for name, computation in program.computations.items():
+        times = turns.runs.get(name, 0.0)
+        if times:
+            every = computation.instructions
+            total += times * sum(_flops(computation, x) for x in every)
+    return total
+
+
+def memory_bytes(program: Program, turns: Turns) -> float:
+    """Bytes that one chip reads from and writes to HBM in one run of the program."""
+    inner = _fused(program)
+    total = 0.0
+    for name, computation in program.computations.items():
+        times = turns.runs.get(name, 0.0)
+        if times and name not in inner:
+            every = computation.instructions
+            total += times * sum(_moved(program, computation, x) for x in every)
+    return total
+
+
+def kernels(program: Program, turns: Turns) -> float:
+    """How many calls of kernels that XLA did not write (Pallas) one run makes."""
+    return sum(
+        turns.runs.get(name, 0.0)
+        for name, computation in program.computations.items()
+        for x in computation.instructions
+        if x.opcode == "custom-call" and "tpu_custom_call" in x.attributes
+    )
+
+
+def _fused(program: Program) -> set[str]:
+    """Computations inside one instruction: what they hold never reaches HBM."""
+    return {
+        called
+        for computation in program.computations.values()
+        for x in computation.instructions
+        if x.opcode not in ("while", "conditional", "call", "async-start")
+        for _, called in x.called
+    }
+
+
+def _flops(computation: Computation, x: Instruction) -> float:
+    if x.opcode not in ("dot", "convolution"):
+        return 0.0
+    left, right = (computation.named[name].shapes[0].sizes for name in x.operands[:2])
+    out = x.shapes[0].count
+    if x.opcode == "dot":
+        axes = re.findall(r"\d+", x.attribute("lhs_contracting_dims") or "")
+        return 2.0 * out * prod(left[int(i)] for i in axes)
+    # a product on a TPU is a convolution: the kernel's entries per output feature
+    labels = re.search(r"_([a-z0-9]+)->", x.attribute("dim_labels") or "")
+    if labels is None:
+        return 0.0
+    summed = [n for n, letter in zip(right, labels[1], strict=True) if letter != "o"]
+    windows = _window(x, labels[1], right)
+    return 2.0 * out * prod(summed) / windows
+
+
+def _window(x: Instruction, labels: str, kernel: tuple[int, ...]) -> float:
+    """Positions of a window that fall on no entry, as a factor on the work.
+
+    A batched product is a convolution whose window slides over the batch and meets one
+    entry of it only: `size=B pad=..`, or dilated. Its work is that of one entry.
+    """
+    window = x.attribute("window")
+    if window is None:
+        return 1.0
+    found = re.search(r"size=([\dx]+)", window)
+    sizes = [int(n) for n in found[1].split("x")] if found else []
+    padded = "pad=" in window or "dilate=" in window or "stride=" in window
+    return float(prod(sizes)) if padded else 1.0
+
+
+def _moved(program: Program, computation: Computation, x: Instruction) -> float:
+    if x.opcode in _FREE:
+        return 0.0
+    operands = [computation.named[name] for name in x.operands]
+    if x.opcode == "fusion":
+        return _moved_by_fusion(program.computations[dict(x.called)["calls"]], x)
+    if x.opcode in _SLICES:
+        return 2.0 * _in_memory(x)
+    if x.opcode == "dynamic-update-slice":
+        return 2.0 * _in_memory(operands[1])
+    if x.opcode in ("copy-start", "slice-start"):
+        # the result names the operand again, and a mark
+        parts = [s.bytes for s in x.shapes[:2] if not s.on_core]
+        return float(sum(parts))
+    return sum(_in_memory(o) for o in operands) + _in_memory(x)
+
+
+def _in_memory(x: Instruction) -> float:
+    return float(sum(s.bytes for s in x.shapes if not s.on_core))
+
+
+def _moved_by_fusion(fused: Computation, x: Instruction) -> float:
+    read = sum(_read(fused, p) for p in fused.parameters.values())
+    root = fused.named[fused.root]
+    names = root.operands if root.opcode == "tuple" else (root.name,)
+    outputs = zip(names, x.shapes, strict=False)
+    written = sum(
+        _written(fused, fused.named[name], shape.bytes)
+        for name, shape in outputs
+        if not shape.on_core
+    )
+    return read + written
+
+
+def _read(fused: Computation, parameter: Instruction) -> float:
+    """Bytes of a parameter that a fusion reads: slices of it where it only slices."""
+    whole = _in_memory(parameter)
+    if not whole:
+        return 0.0
+    total = 0.0
+    for user, view in _users(fused, parameter):
+        if user.opcode in _SLICES and user.operands[0] == view:
+            total += user.bytes
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == view:
+            continue
+        elif user.opcode == "tuple" and user.name == fused.root:
+            continue
+        else:
+            return whole
+    return min(total, whole)
+
+
+def _users(fused: Computation, x: Instruction):
+    """(instruction, name that it reads) of what uses `x`, views looked through."""
+    for user in fused.users[x.name]:
+        if user.opcode in _VIEWS:
+            yield from _users(fused, user)
+        else:
+            yield user, x.name
+
+
+def _written(fused: Computation, x: Instruction, whole: int) -> float:
+    while x.opcode in _VIEWS:
+        x = fused.named[x.operands[0]]
+    if x.opcode == "dynamic-update-slice":
+        return float(fused.named[x.operands[1]].bytes)
+    return 0.0 if x.opcode == "parameter" else float(whole)

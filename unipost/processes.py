@@ -1,0 +1,192 @@
+"""Several processes as one program: who writes, who does what, what all must know.
+
+In a single process nothing here costs anything, not even the import of jax. In several
+(`unipost.launch`) every process must call the same functions in the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+TOLD = "the first process tells of it"
+"""The note on an error that every process raises and the first one prints."""
+_HEAD, _SHORT = 8, 4096
+
+
+def count() -> int:
+    """The number of processes; 1 until they have met."""
+    # asking jax for it would start its devices, after which processes cannot meet
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return 1
+    return jax.process_count()
+
+
+def index() -> int:
+    """The number of this process, from 0."""
+    return sys.modules["jax"].process_index() if count() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and prints."""
+    return index() == 0
+
+
+def check_single(what: str, instead: str) -> None:
+    """Raises ValueError where there are several processes: `what` is for one alone."""
+    if count() > 1:
+        raise ValueError(f"{what}, but there are {count()} processes; {instead}")
+
+
+def split(size: int, process: int | None = None) -> slice:
+    """The part of `size` things in a row that is a process's, by default this one's.
+
+    The parts of all processes follow each other and differ by one in length at most.
+    """
+    parts, own = count(), index() if process is None else process
+    return slice(size * own // parts, size * (own + 1) // parts)
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here."""
+    if count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def on_first(fn: Callable[[], T]) -> T:
+    """`fn()` as the first process computes it; the others wait for its result.
+
+    An exception of `fn` is raised in all processes, so that none waits for ever. The
+    result has to be something that pickles.
+    """
+    if count() == 1:
+        return fn()
+    value: Any = None
+    error: Exception | None = None
+    if is_first():
+        try:
+            value = fn()
+        except Exception as found:
+            error = found
+        _from_first(_packed(value, error))
+    else:
+        value, error = pickle.loads(_from_first(b""))
+        if error is not None:
+            error.add_note(TOLD)
+    if error is not None:
+        raise error
+    return value
+
+
+def everyones(fn: Callable[[], T]) -> list[T]:
+    """What `fn()` gives in each process, by their numbers.
+
+    An exception in any process is raised in all: the first one's.
+    """
+    if count() == 1:
+        return [fn()]
+    error: Exception | None = None
+    value: Any = None
+    try:
+        value = fn()
+    except Exception as found:
+        error = found
+    each = [pickle.loads(x) for x in _gathered_bytes(_packed(value, error))]
+    if error is not None:
+        raise error
+    for number, (_, failure) in enumerate(each):
+        if failure is not None:
+            failure.add_note(f"process {number} tells of it")
+            raise failure
+    return [found for found, _ in each]
+
+
+def gathered(tree: Any) -> Any:
+    """`tree` with every array whole in host memory, in every process.
+
+    Arrays that this process has whole are only fetched. Of those spread over processes
+    one at a time is put together, on every device.
+    """
+    import jax
+
+    def whole(x: Any) -> Any:
+        spread = isinstance(x, jax.Array) and not (
+            x.is_fully_addressable or x.is_fully_replicated
+        )
+        if not spread:
+            return x
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What is computed inside is this process's own, on its first device.
+
+    With a mesh set, even a sum of two numbers is a program of all its devices, which
+    all processes would have to start in the same order.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or jax.sharding.get_abstract_mesh().empty:
+        yield
+        return
+    no_mesh = jax.sharding.Mesh(np.empty((), object), ())
+    with jax.set_mesh(no_mesh):
+        yield
+
+
+def _packed(value: Any, error: Exception | None) -> bytes:
+    """(value, error) as bytes; what does not pickle as an error that says so."""
+    try:
+        packed = pickle.dumps((value, error))
+        pickle.loads(packed)
+        return packed
+    except Exception as problem:
+        told = RuntimeError(str(error or problem))
+        return pickle.dumps((None, told))
+
+
+def _from_first(packed: bytes) -> bytes:
+    """The bytes that the first process has. A short message takes one broadcast."""
+    from jax.experimental import multihost_utils
+
+    def sent(block: bytes, size: int) -> bytes:
+        padded = np.zeros(size, np.uint8)
+        padded[: len(block)] = np.frombuffer(block, np.uint8)
+        return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+
+    short = sent(len(packed).to_bytes(_HEAD) + packed[: _SHORT - _HEAD], _SHORT)
+    length = int.from_bytes(short[:_HEAD])
+    rest = packed[_SHORT - _HEAD :]
+    if length > _SHORT - _HEAD:
+        short += sent(rest, _rounded(length - _SHORT + _HEAD))
+    return short[_HEAD : _HEAD + length]
+
+
+def _gathered_bytes(packed: bytes) -> list[bytes]:
+    """The bytes of every process, by their numbers."""
+    from jax.experimental import multihost_utils
+
+    lengths = multihost_utils.process_allgather(np.array([len(packed)], np.int32))
+    lengths = np.asarray(lengths).reshape(-1)
+    padded = np.zeros(_rounded(int(lengths.max())), np.uint8)
+    padded[: len(packed)] = np.frombuffer(packed, np.uint8)
+    each = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:n].tobytes() for row, n in zip(each, lengths, strict=True)]
+
+
+def _rounded(size: int) -> int:
+    """A power of two of at least `size`: few sizes occur, so few programs."""
+    return max(_SHORT, 1 << (size - 1).bit_length())

@@ -1,0 +1,115 @@
+"""The processes that train the runs of a sweep, each with its output in a log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unipost.preemption import EXIT
+from unipost.runs import write_atomic
+from unipost.sweep.plan import Unit
+from unipost.sweep.record import Folders
+from unipost.sweep.settings import Run
+
+State = Literal["waiting", "running", "finished", "failed", "stopped", "elsewhere"]
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process at work on a unit; `log` is where it writes from byte `offset` on."""
+
+    unit: Unit
+    process: subprocess.Popen
+    log: Path
+    offset: int
+    started: float
+
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self.process.poll() is not None
+
+    def tell(self, signum: int) -> None:
+        """Send it a signal: SIGTERM asks it to save and end."""
+        if not self.ended():
+            self.process.send_signal(signum)
+
+    def said(self) -> str:
+        """The last line that it printed, as an error's line without its beginning."""
+        with self.log.open(errors="replace") as file:
+            file.seek(self.offset)
+            lines = [line.strip() for line in file if line.strip()]
+        return lines[-1].removeprefix("unipost: ") if lines else ""
+
+
+def start(unit: Unit, folders: Folders, cache: str | None) -> Child:
+    """Start a process on a unit, in a session of its own: only we send it signals."""
+    for run in unit.runs:
+        _write_config(run, folders.of(run))
+        folders.forget_failure(run)
+    log = folders.log(unit.runs[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        offset = file.tell()
+        process = subprocess.Popen(
+            command(unit, folders, cache),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=True,
+        )
+    return Child(unit, process, log, offset, time.monotonic())
+
+
+def command(unit: Unit, folders: Folders, cache: str | None) -> list[str]:
+    """What trains a unit; of a single run it can be repeated by hand."""
+    places = [str(folders.of(run)) for run in unit.runs]
+    kept = [] if cache is None else ["--cache", cache]
+    if len(places) > 1:
+        return [sys.executable, "-m", "unipost.sweep.together", *kept, *places]
+    (place,) = places
+    verb = ["-m", "unipost", "run", f"{place}/config.yaml", "--out", place]
+    return [sys.executable, *verb, *kept]
+
+
+def _write_config(run: Run, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    if not path.exists() or path.read_text() != run.config:
+        write_atomic(path, run.config)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this package where the child looks for it, wherever it starts."""
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(PACKAGE.parent), *([before] if before else [])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def outcome(child: Child, folders: Folders) -> dict[Run, tuple[State, str]]:
+    """{run: (state, problem)} after a process has ended."""
+    code, found = child.process.returncode, {}
+    for run in child.unit.runs:
+        if folders.finished(run):
+            found[run] = "finished", ""
+        elif code == EXIT:
+            found[run] = "stopped", child.said()
+        else:
+            found[run] = "failed", _problem(code, child.said())
+    return found
+
+
+def _problem(code: int, said: str) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (f"; last line: {said}" if said else "")
+    if code == 0:
+        return "ended without a trained model"
+    return said or f"ended with code {code} and said nothing"
