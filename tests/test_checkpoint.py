@@ -293,13 +293,11 @@ DAMAGES = [halve, flip, empty, strip, one_byte, no_state, no_memory, no_words]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run of four steps with checkpoints at 2 and 4, sampling ahead."""
+    """A run of five steps with checkpoints at 2 and 4, each with a batch drawn ahead."""
     folder = tmp_path_factory.mktemp("finished")
     path = write_sums(folder)
-    run = experiment("grpo", path, steps=4, evaluation=None, staleness=1)
+    run = experiment("grpo", path, steps=5, evaluation=None, staleness=1)
     run = replace(run, checkpoints=Checkpoints(every=2, keep=3))
-    # stopped after the save of 3, whose memory holds a batch drawn ahead
-    run = replace(run, steps=5, checkpoints=Checkpoints(every=2, keep=3))
     train(run, folder / "run", model=MODEL)
     shutil.rmtree(folder / "run" / "checkpoints" / "5")
     return run, folder / "run"

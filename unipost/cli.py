@@ -10,6 +10,8 @@ from pathlib import Path
 from unipost.endings import leave, told
 from unipost.launch import add_options, begin
 from unipost.model_verbs import CACHE, MODEL_VERBS, OVERRIDE, out_folder
+from unipost.sweep.command import SWEEP, sweep
+from unipost.sweep.command import add_arguments as add_sweep
 from unipost.preemption import EXIT, Stopped, listening
 from unipost.processes import check_single, is_first
 
@@ -74,6 +76,7 @@ corrections, signals, penalties' estimators, aggregations, sources and the rest.
 ONE = "start one process, or run one of its experiments by itself"
 SUMMARIES = {
     "run": "run an experiment, a study or a pipeline",
+    "sweep": "run a grid of experiments with several seeds",
     "explain": "print an objective in mathematical notation",
     "list": "list what a config can name",
     "eval": "evaluate a model folder",
@@ -174,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = verb("list", LIST, _list)
     listing.add_argument("kind", nargs="?", help="one kind only")
+    add_sweep(verb("sweep", SWEEP, sweep))
     for name, (text, command, add) in MODEL_VERBS.items():
         add(verb(name, text, command))
     return parser

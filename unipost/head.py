@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from unipost.mesh import BATCH, shards, spec_over
+from unipost.mesh import BATCH, over, shards
 from unipost.policy import Array, widen
 
 Head = Callable[[Array], Array]
@@ -197,17 +197,17 @@ def scores_of(
         return _scores(head, hidden, targets, mask, extras, chunk)
     fill = -targets.shape[1] % shards("sequence")
     arrays = [_widened(x, fill) for x in (hidden, targets, mask)]
-    rows = spec_over(arrays[1].shape, BATCH, "sequence")
-    axes = {axis for some in rows for axis in some or ()}
-    if not axes:
+    rows, columns = over(len(targets), BATCH), over(arrays[1].shape[1], "sequence")
+    if not rows + columns:
         return _scores(head, *arrays, extras, chunk)
     # Every device by itself: the gradient of the head is summed over them once, at the
     # end, and not for each chunk.
+    own = PartitionSpec(rows or None, columns or None)
     found = jax.shard_map(
         partial(_scores, extras=tuple(extras), chunk=chunk),
-        in_specs=(PartitionSpec(), rows, rows, rows),
-        out_specs=rows,
-        axis_names=axes,
+        in_specs=(PartitionSpec(), own, own, own),
+        out_specs=own,
+        axis_names={*rows, *columns},
         check_vma=False,
     )(head, *arrays)
     return jax.tree.map(lambda x: x[:, : targets.shape[1]], found)

@@ -22,6 +22,8 @@ from unipost.processes import is_first, on_first
 from unipost.runs import RunError, naming
 
 NAME = ".lock"
+BUSY = "another run is in it"
+"""What the refusal of a folder in use says."""
 _NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
 
 
@@ -76,7 +78,7 @@ def _lock(file: int, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunError(
-            f"{folder}: another run is in it{_whose(file)}; wait for its end or choose "
+            f"{folder}: {BUSY}{_whose(file)}; wait for its end or choose "
             "another --out"
         ) from error
     except OSError as error:

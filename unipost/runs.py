@@ -146,12 +146,19 @@ def _opened(folder: Path, config: str) -> bool:
                 "another --out or remove it"
             )
         return True
-    if folder.exists() and _begun(folder):
-        raise RunError(f"{folder}: is not empty and holds no run; choose another --out")
+    check_own(folder)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, config)
     return False
+
+
+def check_own(folder: Path) -> None:
+    """Raise RunError where `folder` holds something that is no run."""
+    if (folder / "config.yaml").exists() or not folder.exists():
+        return
+    if _begun(folder):
+        raise RunError(f"{folder}: is not empty and holds no run; choose another --out")
 
 
 def holds_other(folder: Path, config: str) -> bool:

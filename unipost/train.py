@@ -31,7 +31,7 @@ from unipost.preemption import listening, patient
 from unipost.processes import on_first
 from unipost.profiling import Trace
 from unipost.reference_cache import with_reference
-from unipost.runs import RunError, environment, open_folder, write_atomic
+from unipost.runs import RunError, check_own, environment, open_folder, write_atomic
 from unipost.scalar.critic import open_critic
 from unipost.scalar.ends import open_rows
 from unipost.scalar.loading import open_model
@@ -82,6 +82,7 @@ def _train(
     trace: Trace | None,
 ) -> Result:
     model = _model(experiment, given, layout)
+    on_first(lambda: check_own(folder))
     with held(folder):
         loop = _opened(experiment, folder, model, given, trace)
         with listening(), patient():

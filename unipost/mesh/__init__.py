@@ -4,6 +4,7 @@ from unipost.mesh.activations import BATCH as BATCH
 from unipost.mesh.activations import as_pieces as as_pieces
 from unipost.mesh.activations import constrain as constrain
 from unipost.mesh.activations import free_axes as free_axes
+from unipost.mesh.activations import over as over
 from unipost.mesh.activations import platform as platform
 from unipost.mesh.activations import shards as shards
 from unipost.mesh.activations import spec_over as spec_over

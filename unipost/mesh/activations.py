@@ -35,17 +35,16 @@ def spec_over(
     shape: tuple[int, ...], *axes: str | tuple[str, ...] | None
 ) -> PartitionSpec:
     """The axes that `constrain` spreads an array of this shape over."""
-    sizes = free_axes()
     pairs = zip(shape, axes, strict=True)
-    return PartitionSpec(*(_over(size, axis, sizes) for size, axis in pairs))
+    return PartitionSpec(*(over(size, axis) or None for size, axis in pairs))
 
 
-def _over(
-    size: int, axis: str | tuple[str, ...] | None, sizes: Mapping[str, int]
-) -> tuple[str, ...] | None:
+def over(size: int, axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The axes that `constrain` spreads a dimension over; none where they do not fit."""
+    sizes = free_axes()
     wanted = ROWS if axis == BATCH else (axis,) if isinstance(axis, str) else axis
     there = tuple(n for n in sizes if n in (wanted or ()))
-    return there if there and size % prod(sizes[n] for n in there) == 0 else None
+    return there if size % prod(sizes[n] for n in there) == 0 else ()
 
 
 def free_axes() -> dict[str, int]:

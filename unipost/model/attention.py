@@ -258,6 +258,20 @@ def choose(name: str, query: Any, rule: Rule) -> Attend:
     return ATTENTION["einsum" if apart else "blocks"]
 
 
+def padding(name: str, length: int, size: int) -> int:
+    """Columns of padding that the attention called `name` wants behind texts.
+
+    So that devices have equally many tokens each, and the TPU kernel whole blocks; with
+    "auto" up to an eighth of the length. `size` is that of a head.
+    """
+    parts = shards("sequence")
+    tiles, even = -length % (LANES * parts), -length % parts
+    if name == "splash":
+        return tiles
+    wanted = name == "auto" and platform() == "tpu" and size % LANES == 0
+    return tiles if wanted and 8 * tiles <= length else even
+
+
 def check_sequence(name: str, devices: int) -> None:
     """Refuse an implementation that cannot have tokens spread. Raises ValueError."""
     if devices > 1 and name in ("blocks", "cudnn"):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from unipost.mesh import BATCH, free_axes, spec_over
+from unipost.mesh import BATCH, free_axes, over, spec_over
 from unipost.model.config import ModelConfig
 from unipost.model.gather import gathered_from
 from unipost.model.layers import activate, multiply
@@ -86,10 +86,11 @@ def _spread(config: ModelConfig, kernels: dict[str, Array], x: Array) -> Array:
         for name, k in whole.items()
     }
     rows = spec_over(x.shape, BATCH, "sequence", None)
-    apart, _, tensor = specs["gate"]
-    together = bool(apart and rows[0] and "expert" in rows[0])
+    held, _, inner = whole["gate"].shape
+    apart, tensor = over(held, "expert"), over(inner, "tensor")
+    together = bool(apart) and set(apart) <= set(over(len(x), BATCH))
     # sums over these are left to the end, where their gradient needs no sum again
-    parts = *(tensor or ()), *(() if together else apart or ())
+    parts = tensor if together else tensor + apart
     run = jax.shard_map(
         partial(_one_device, config, "expert" if apart else None, together),
         in_specs=(specs, rows),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unipost.mesh import BATCH, free_axes, platform, shards, spec_over
+from unipost.mesh import BATCH, free_axes, over, platform, shards
 
 if TYPE_CHECKING:
     from unipost.model.attention import Rule
@@ -42,12 +42,11 @@ def splash(
             "or auto"
         )
     heads = query.shape[2]
-    cut = spec_over(query.shape, BATCH, "sequence", "tensor", None)
-    split = 1 if cut[2] is None else shards("tensor")
+    split = shards("tensor") if over(heads, "tensor") else 1
     attend = _kernel(rule, length, heads // split, parts)
     turned = (jnp.swapaxes(x, 1, 2) for x in (query * rule.scale, key, value))
     given = *turned, segments.astype(jnp.int32)
-    run = _on_mesh(attend, cut) if free_axes() else _rows
+    run = _on_mesh(attend, query.shape) if free_axes() else _rows
     mixed = run(attend, *given, given[-1])
     return jnp.swapaxes(mixed, 1, 2).reshape(*segments.shape, -1)
 
@@ -92,10 +91,11 @@ def _rows(
     return jax.vmap(row)(query, key, value, segments, all_of)
 
 
-def _on_mesh(attend: Any, cut: PartitionSpec) -> Any:
-    """`_rows` by hand on every device; `cut` is that of queries [N S H E]."""
-    rows, sequence, heads, _ = cut
-    own = PartitionSpec(rows, heads, sequence, None)
+def _on_mesh(attend: Any, shape: tuple[int, ...]) -> Any:
+    """`_rows` by hand on every device; `shape` is that of queries [N S H E]."""
+    count, length, heads, _ = shape
+    rows, sequence = over(count, BATCH) or None, over(length, "sequence") or None
+    own = PartitionSpec(rows, over(heads, "tensor") or None, sequence, None)
     mesh = jax.sharding.get_abstract_mesh()
     masks = attend.manual_sharding_spec(
         NamedSharding(mesh, PartitionSpec(None, sequence))
@@ -104,7 +104,7 @@ def _on_mesh(attend: Any, cut: PartitionSpec) -> Any:
 
     def one(attend, query, key, value, segments, all_of):
         if sequence:
-            whole = partial(jax.lax.all_gather, axis_name=sequence, axis=2, tiled=True)
+            whole = partial(jax.lax.all_gather, axis_name="sequence", axis=2, tiled=True)
             key, value = whole(key), whole(value)
         return _rows(attend, query, key, value, segments, all_of)
 

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 from unipost.adapters import attach
 from unipost.mesh import BATCH, constrain, free_axes
-from unipost.model.attention import ATTENTION, Rule, beside_queries, choose, recall
+from unipost.model.attention import (
+    ATTENTION,
+    Rule,
+    beside_queries,
+    choose,
+    padding,
+    recall,
+)
 from unipost.model.cache import cache_columns, columns_of, widened, write_column
 from unipost.model.config import ModelConfig
 from unipost.model.experts import mixture
@@ -235,6 +242,12 @@ class Transformer:
         params, dtype = attach(params), self.dtype(attach(params))
         if segments.dtype == jnp.bool_:  # a packed row may be longer than its texts
             self.check_length(tokens.shape[1])
+        length = tokens.shape[1]
+        fill = padding(self.compute.attention, length, config.head_dim)
+        if fill:
+            tokens, segments = (
+                jnp.pad(x, ((0, 0), (0, fill))) for x in (tokens, segments)
+            )
         positions, ids = positions_of(segments), segments.astype(jnp.int32)
         x = embed(config, params, jnp.where(ids > 0, tokens, 0), dtype)
         turns = self.turns(kinds, positions, dtype)
@@ -260,7 +273,10 @@ class Transformer:
         if kept is not None:
             body = jax.checkpoint(body, prevent_cse=False, policy=kept)
         x, stacked = jax.lax.scan(body, x, (params["blocks"], kinds.index))
-        return rms_norm(params["norm"], x, config), stacked
+        x = rms_norm(params["norm"], x, config)
+        if fill:
+            return x[:, :length], tuple(part[:, :, :length] for part in stacked)
+        return x, stacked
 
     def step(self, params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
         """Final hidden states [N D] after one more token per row, and the new cache."""

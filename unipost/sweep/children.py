@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from unipost.locks import BUSY
 from unipost.preemption import EXIT
 from unipost.runs import write_atomic
 from unipost.sweep.plan import Unit
@@ -21,15 +22,19 @@ State = Literal["waiting", "running", "finished", "failed", "stopped", "elsewher
 PACKAGE = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Child:
-    """A process at work on a unit; `log` is where it writes from byte `offset` on."""
+    """A process at work on a unit; `log` is where it writes from byte `offset` on.
+
+    told  whether it was sent a signal
+    """
 
     unit: Unit
     process: subprocess.Popen
     log: Path
     offset: int
     started: float
+    told: bool = False
 
     def ended(self) -> bool:
         """Whether the process is over."""
@@ -38,6 +43,7 @@ class Child:
     def tell(self, signum: int) -> None:
         """Send it a signal: SIGTERM asks it to save and end."""
         if not self.ended():
+            self.told = True
             self.process.send_signal(signum)
 
     def said(self) -> str:
@@ -95,15 +101,18 @@ def _environment() -> dict[str, str]:
 
 def outcome(child: Child, folders: Folders) -> dict[Run, tuple[State, str]]:
     """{run: (state, problem)} after a process has ended."""
-    code, found = child.process.returncode, {}
-    for run in child.unit.runs:
-        if folders.finished(run):
-            found[run] = "finished", ""
-        elif code == EXIT:
-            found[run] = "stopped", child.said()
-        else:
-            found[run] = "failed", _problem(code, child.said())
-    return found
+    code, said = child.process.returncode, child.said()
+    if code == EXIT or (child.told and code < 0):
+        state, problem = "stopped", ""
+    elif BUSY in said:
+        state, problem = "elsewhere", said
+    else:
+        state, problem = "failed", _problem(code, said)
+    whole: tuple[State, str] = "finished", ""
+    return {
+        run: whole if folders.finished(run) else (state, problem)
+        for run in child.unit.runs
+    }
 
 
 def _problem(code: int, said: str) -> str:

@@ -79,8 +79,7 @@ def make_plan(sweep: Sweep, shard: Shard, folders: Folders, grouping: Grouping) 
     finished = tuple(run for run in runs if folders.finished(run))
     left = [run for run in runs if run not in finished]
     if grouping == "separate":
-        units = tuple(Unit((run,)) for run in left)
-        return Plan(runs, finished, units, {"--separate": tuple(left)} if left else {})
+        return Plan(runs, finished, tuple(Unit((run,)) for run in left), {})
     units, alone = _together(left)
     return Plan(runs, finished, units, alone)
 
@@ -115,13 +114,13 @@ def plan_text(sweep: Sweep, shard: Shard, plan: Plan, folders: Folders) -> str:
     lines += [f"  finished  {len(plan.finished)}"] if plan.finished else []
     left = [run for unit in plan.units for run in unit.runs]
     resumed = [run for run in left if folders.begun(run)]
-    lines += [f"  go on     {_listed(resumed)}"] if resumed else []
+    lines += [f"  go on     {listed(resumed)}"] if resumed else []
     again = [run for run in left if folders.failure(run)]
-    lines += [f"  retried   {_listed(again)}"] if again else []
+    lines += [f"  retried   {listed(again)}"] if again else []
     for unit in plan.units:
         if len(unit.runs) > 1:
             lines.append(f"  together  {len(unit.runs)} as one program: {unit.name}")
-    lines += [f"  alone     {_listed(r)}: {why}" for why, r in plan.alone.items()]
+    lines += [f"  alone     {listed(r)}: {why}" for why, r in plan.alone.items()]
     return "\n".join(lines)
 
 
@@ -129,7 +128,8 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _listed(runs: Sequence[Run]) -> str:
+def listed(runs: Sequence[Run]) -> str:
+    """`5 (A/0, A/1, B/0 and 2 more)`."""
     names = ", ".join(run.name for run in runs[:LISTED])
     more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
     return f"{len(runs)} ({names}{more})"

@@ -14,7 +14,15 @@ from pathlib import Path
 from unipost.preemption import Stopped
 from unipost.runs import RunError
 from unipost.sweep.children import Child, State, outcome, start
-from unipost.sweep.plan import Grouping, Plan, Shard, Unit, make_plan, plan_text
+from unipost.sweep.plan import (
+    Grouping,
+    Plan,
+    Shard,
+    Unit,
+    listed,
+    make_plan,
+    plan_text,
+)
 from unipost.sweep.record import Folders, check_files, open_sweep
 from unipost.sweep.settings import Run, Sweep
 from unipost.sweep.summary import write_summary
@@ -22,6 +30,7 @@ from unipost.sweep.watch import View, open_view
 
 PAUSE = 0.1
 """Seconds between two looks at the processes."""
+ENDING = "stopping: the runs save; a second signal does not wait for that"
 
 
 @dataclass(frozen=True)
@@ -42,14 +51,17 @@ class Asked:
 class Progress:
     """What is known of the runs of a plan while they are at work.
 
+    problem   why runs failed, or where they are in use
     since     when each run began, by time.monotonic
     seconds   how long those took that are over
+    ending    what happens after a signal, in words
     """
 
     state: dict[Run, State]
     problem: dict[Run, str] = field(default_factory=dict)
     since: dict[Run, float] = field(default_factory=dict)
     seconds: dict[Run, float] = field(default_factory=dict)
+    ending: str = ""
 
     def having(self, state: State) -> list[Run]:
         """The runs in a state."""
@@ -137,6 +149,8 @@ class _Work:
             for child in self._children:
                 child.tell(number)
             self._passed += 1
+            self._progress.ending = ENDING
+            self._view.show()
 
     def _begin(self, unit: Unit) -> None:
         progress, left = self._progress, []
@@ -176,16 +190,15 @@ def _end(sweep: Sweep, folders: Folders, progress: Progress, heard: list[int]) -
         left = len(sweep.runs) - len([r for r in sweep.runs if folders.finished(r)])
         raise Stopped(f"stopped, {left} runs left; the same command goes on from here")
     if others or busy:
-        which = f"{len(others) + len(busy)} of {len(sweep.runs)} runs"
-        print(f"{folders.root}: {which} are other processes'; the last one sums up")
+        left = f"{len(others) + len(busy)} of {len(sweep.runs)} runs"
+        print(f"{folders.root}: {left} are left to other processes, the last sums up")
     else:
         print(write_summary(sweep, folders))
         print(f"{folders.root}: summary.md, summary.csv, sweep.json, and the runs")
-    failed = progress.having("failed")
-    if failed:
-        names = ", ".join(run.name for run in failed[:3])
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise RunError(
-            f"{folders.root}: {len(failed)} of {len(progress.state)} runs failed "
-            f"({names}{more}); the same command tries them again"
-        )
+    said = []
+    if failed := progress.having("failed"):
+        said.append(f"{listed(failed)} failed; the same command tries again")
+    if busy:
+        said.append(f"{listed(busy)} in use by another process")
+    if said:
+        raise RunError(f"{folders.root}: {'; '.join(said)}")

@@ -68,9 +68,12 @@ class Settings:
             raise ValueError(f"seeds: {list(self.seeds)}; write different numbers")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One combination under one seed; `config` is the text of its config.yaml."""
+    """One combination under one seed; `config` is the text of its config.yaml.
+
+    Equal to itself alone: a key in mappings.
+    """
 
     combination: Combination
     seed: int

@@ -149,8 +149,8 @@ def _shown(interval: Sequence[float | None] | None, sign: str) -> str:
         return "-"
     mean, low, high = interval
     if low is None or high is None:
-        return f"{mean:{sign}.4g} [-]"
-    return f"{mean:{sign}.4g} [{low:.4g}, {high:.4g}]"
+        return f"{mean:{sign}.3g} [-]"
+    return f"{mean:{sign}.3g} [{low:.3g}, {high:.3g}]"
 
 
 def csv_table(found: Mapping[str, Any]) -> str:

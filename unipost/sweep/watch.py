@@ -66,6 +66,7 @@ class Lines:
 
     def __init__(self, progress: Progress, folders: Folders):
         self._progress, self._folders = progress, folders
+        self._told = False
 
     def __enter__(self) -> Lines:
         return self
@@ -74,7 +75,10 @@ class Lines:
         return None
 
     def show(self) -> None:
-        """Nothing: a log stays readable."""
+        """A line once it is ending; otherwise nothing: a log stays readable."""
+        if self._progress.ending and not self._told:
+            print(self._progress.ending, file=sys.stderr, flush=True)
+            self._told = True
 
     def over(self, run: Run) -> None:
         """`[3/16] beta=0.1/0: finished, 100 steps, 12 s, loss 0.31`."""
@@ -144,9 +148,7 @@ class Table:
         from rich.text import Text
 
         state = self._progress.state
-        room = max(self._console.height - 5, 3)
-        runs = sorted(state, key=lambda run: ORDER.index(state[run]))[:room]
-        chosen = [run for run in state if run in {*runs}]
+        chosen = self._chosen()
         numbers = {run: self._numbers(run) for run in chosen}
         names = [k for k in SHOWN if any(k in x for x in numbers.values())]
         grid = Grid(box=None, pad_edge=False, header_style="bold")
@@ -170,11 +172,23 @@ class Table:
         grid.caption_justify = "left"
         return grid
 
+    def _chosen(self) -> list[Run]:
+        """The runs that there is room for, in the order of the sweep."""
+        state, problem = self._progress.state, self._progress.problem
+        room, found = max(self._console.height - 5, 3), set()
+        for run in sorted(state, key=lambda run: ORDER.index(state[run])):
+            room -= 1 + (run in problem)
+            if room < 0:
+                break
+            found.add(run)
+        return [run for run in state if run in found]
+
     def _counts(self, hidden: int) -> str:
         states = [*self._progress.state.values()]
         parts = [f"{states.count(x)} {x}" for x in ORDER if x in states]
-        more = f"; {hidden} more" if hidden else ""
-        return ", ".join(parts) + more
+        more = f"; {hidden} not shown" if hidden else ""
+        ending = f"; {self._progress.ending}" if self._progress.ending else ""
+        return ", ".join(parts) + more + ending
 
     def _numbers(self, run: Run) -> dict[str, Any]:
         state = self._progress.state[run]
