@@ -15,6 +15,7 @@ from unipost.model import (
     ModelConfig,
     init_params,
     insert_cache,
+    experts,
     layers,
     repeat_cache,
     share_cache,
@@ -190,10 +191,10 @@ def test_experts_are_their_definition():
             out = inner @ block["down"]["kernel"][expert]
             want[place] += share[expert] / share[best].sum() * out
     np.testing.assert_allclose(
-        layers.mixture(config, block, jnp.asarray(x)), want, atol=1e-10
+        experts.mixture(config, block, jnp.asarray(x)), want, atol=1e-10
     )
     plain = replace(config, experts=Experts(4, 2, normalize=False))
-    whole = layers.mixture(plain, block, jnp.asarray(x))
+    whole = experts.mixture(plain, block, jnp.asarray(x))
     assert float(jnp.abs(whole - want).max()) > 1e-3
 
 

@@ -189,6 +189,7 @@ def _run(options: argparse.Namespace) -> None:
     from unipost.compilation import enable_cache, first_step_text
     from unipost.pipeline import is_pipeline
     from unipost.study import is_study
+    from unipost.sweep.settings import is_sweep
     from unipost.tree import load_tree
 
     tree = load_tree(options.file, options.overrides)
@@ -202,6 +203,8 @@ def _run(options: argparse.Namespace) -> None:
         check_single(f"{options.file} is a study", ONE)
         _run_study(options)
         return
+    if is_sweep(tree):
+        raise ValueError(f"{options.file}: is a sweep; write unipost sweep")
     if is_pipeline(tree):
         _trace(options, "a pipeline has many runs")
         check_single(f"{options.file} is a pipeline", ONE)

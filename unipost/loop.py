@@ -76,28 +76,31 @@ class Loop:
     def run(self, store: Store | None, title: str):
         """All steps that are left: (parameters after the last, time of the first)."""
         steps = self.experiment.steps
-        done, carried, ahead, late = self._start(store)
-        kept = done if store is not None else None
-        names = ("metrics", "timing", "evaluation")
-        files = [JsonLines(self.folder / f"{name}.jsonl", kept) for name in names]
+        done, carried, ahead, late = self.start(store)
+        # what is measured late may have been written before, and is written again
+        kept = {"metrics": done, "timing": done, "evaluation": done - late}
+        files = [
+            JsonLines(self.folder / f"{name}.jsonl", None if store is None else last)
+            for name, last in kept.items()
+        ]
         records = Records(open_measures(self.experiment, self.model), files[2], store)
         clock, phases = CompileClock(), Phases()
         with clock, phases, Display(title, steps, done) as display, ahead:
             numbers, warning = StepLines(files[0], files[1], clock, phases), None
             traces = self.folder / "trace"
             if late:
-                self._measure(done, carried, records)
+                self.measure(done, carried, records)
             if store is not None:
-                display.say(self._continued(store, done, files))
+                display.say(self.continued(store, done, files))
             for step in traced_steps(self.trace, traces, phases, done, steps):
                 started, now = time.perf_counter(), step + 1
-                carried, values, tokens = self._step(carried, step, ahead)
+                carried, values, tokens = self.step(carried, step, ahead)
                 numbers.put(now, values, tokens)
-                stops = self._record(now, carried, ahead, numbers, records)
+                stops = self.record(now, carried, ahead, numbers, records)
                 told = numbers.timed(now, time.perf_counter() - started)
                 display.update(now, numbers.shown, told)
                 if warning is None:
-                    warning = self._disagreement(numbers.shown)
+                    warning = self.disagreement(numbers.shown)
                     display.say(warning)
                 if stops:
                     stop_run(now, store)
@@ -105,9 +108,9 @@ class Loop:
             file.close()
         if self.critic is not None:
             self.critic.save(self.folder / "critic", carried.critic)
-        return self._whole(carried.state), numbers.first
+        return self.whole(carried.state), numbers.first
 
-    def _continued(self, store: Store, done: int, files: list[JsonLines]) -> str | None:
+    def continued(self, store: Store, done: int, files: list[JsonLines]) -> str | None:
         """Take up the numbers measured before; a line where steps have been lost."""
         best = store.settings.best
         path = files[2].path
@@ -117,21 +120,21 @@ class Loop:
         lost = files[0].dropped
         return f"{store.folder} holds no checkpoint; {lost} steps are taken again"
 
-    def _disagreement(self, shown: dict[str, float]) -> str | None:
+    def disagreement(self, shown: dict[str, float]) -> str | None:
         """A line to warn with where the sampler's log-probs are not the trainer's."""
         sampling = getattr(self.experiment.data, "sampling", None)
         age, dtype = shown.get("staleness", 0.0), self.experiment.compute.dtype
         return check_agreement(shown, sampling, age, dtype)
 
-    def _whole(self, state: State) -> Any:
+    def whole(self, state: State) -> Any:
         """The parameters of the policy: those trained on top of those frozen."""
-        return with_trained(self._frozen, state.params)
+        return with_trained(self.frozen, state.params)
 
     @property
-    def _frozen(self) -> Any:
+    def frozen(self) -> Any:
         return trained_part(self.model.params)[0]
 
-    def _start(self, store: Store | None) -> tuple[int, Carried, Ahead, bool]:
+    def start(self, store: Store | None) -> tuple[int, Carried, Ahead, bool]:
         """(steps done, carried, ahead, whether what was due then is not measured)."""
         experiment = self.experiment
         inner, layout = experiment.optimizer.init(self.first), self.model.mesh
@@ -154,12 +157,12 @@ class Loop:
             held = found.get("held")
 
         def whole(params):
-            return with_trained(self._frozen, params)
+            return with_trained(self.frozen, params)
 
         ahead = Ahead(self.stream, plan, whole, done, kept, held)
         return done, carried, ahead, late
 
-    def _record(
+    def record(
         self,
         now: int,
         carried: Carried,
@@ -178,7 +181,7 @@ class Loop:
             numbers.flush()
         late = ends and bool(due)
         if due and not late:
-            self._measure(now, carried, records)
+            self.measure(now, carried, records)
         ends = ends or self._ends(now, store)
         # after the lines of this step: a kill in between repeats it whole
         if store is not None and (self._saves(now) or ends):
@@ -195,10 +198,10 @@ class Loop:
         steps = self.experiment.steps
         return [measure for measure, when in records.measures if when.due(now, steps)]
 
-    def _measure(self, now: int, carried: Carried, records: Records) -> None:
+    def measure(self, now: int, carried: Carried, records: Records) -> None:
         """Measure what is due after step `now` and write the line."""
         with phase("evaluate"):
-            params = self._whole(carried.state)
+            params = self.whole(carried.state)
             found = measured(self._due(now, records), params)
         records.file.write({"step": now} | found)
         store = records.store
@@ -220,7 +223,7 @@ class Loop:
         """
         experiment, policy = self.experiment, self.model.policy
         pieces = experiment.minibatches
-        params, cuts = self._whole(carried.state), pieces * experiment.microbatches
+        params, cuts = self.whole(carried.state), pieces * experiment.microbatches
         judge = self.reference
         rows, batch = self._placed(drawn, cuts)
         batch = with_streams(
@@ -256,7 +259,7 @@ class Loop:
         rows, batch = layout.place((rows, batch))
         return rows._replace(packed=packed and layout.place_packed(packed)), batch
 
-    def _step(self, carried: Carried, step: int, ahead: Ahead):
+    def step(self, carried: Carried, step: int, ahead: Ahead):
         """Draw a batch and take its optimiser steps: (carried, metrics, tokens)."""
         experiment, state = self.experiment, carried.state
         objective = at_step(experiment.objective, step)
@@ -295,7 +298,7 @@ class Loop:
                 experiment.microbatches,
                 total,
                 part[2],
-                self._frozen,
+                self.frozen,
                 self.model.mesh,
             )
             if self.critic is not None:
@@ -330,7 +333,7 @@ class Loop:
             step + 1,
             objective,
             self.model.policy,
-            self._whole(state),
+            self.whole(state),
             self.model.tokenizer,
             *whole[:3],
             components=drawn.components,

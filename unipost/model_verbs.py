@@ -99,13 +99,9 @@ def _best_of_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """unipost eval FOLDER FILE [KEY=VALUE ...]."""
-    import contextlib
-
-    import jax
-
     from unipost.compilation import enable_cache
     from unipost.config import build
-    from unipost.mesh import Mesh
+    from unipost.mesh import Mesh, within
     from unipost.tree import load_tree
 
     tree = load_tree(options.file, options.overrides)
@@ -117,7 +113,7 @@ def evaluate(options: argparse.Namespace) -> None:
         layout = None
     else:
         layout = build(Mesh, tree["mesh"], "mesh", str(options.file)).open()
-    with contextlib.nullcontext() if layout is None else jax.set_mesh(layout.mesh):
+    with within(layout):
         _evaluate(options, tree, layout)
 
 

@@ -25,6 +25,8 @@ from unipost.config import build, dump_tree, to_tree
 from unipost.evaluation import Evaluation, Evaluator, Report
 from unipost.experiment import Experiment, check_staleness
 from unipost.explain import gradient_coefficient
+from unipost.loading import laid_out, setting_of
+from unipost.mesh import Layout, Mesh, within
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
@@ -32,7 +34,7 @@ from unipost.preemption import check as check_stopped
 from unipost.reference_cache import check_cache
 from unipost.runs import RunError, open_folder, write_atomic
 from unipost.scalar.critic import Critic, check_critic
-from unipost.sources import Setting, Source
+from unipost.sources import Source
 from unipost.train import Model, load_model, train
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
 from unipost.update import annotate, with_present, with_streams
@@ -88,6 +90,7 @@ class Study:
     rule         when an arm has improved over the base
     comparisons  pairs of arms to compare on the same seeds and items, with a label
     metrics      numbers of the training steps whose mean over the run is reported too
+    mesh         devices of every run and evaluation; None: one
     """
 
     name: str
@@ -100,6 +103,7 @@ class Study:
     recipe: str | None = None
     comparisons: tuple[tuple[str, ...], ...] = ()
     metrics: tuple[str, ...] = ()
+    mesh: Mesh | None = None
 
     def __post_init__(self):
         task = self.evaluation.tasks.get(self.rule.task)
@@ -128,7 +132,7 @@ class Study:
         values = {k: v for k, v in vars(chosen).items() if k in fields}
         if chosen.reference_cache is not None and chosen.data.varies == "seed":
             values["reference_cache"] = str(Path(chosen.reference_cache) / str(seed))
-        return Experiment(model=base, seed=seed, **values)
+        return Experiment(model=base, seed=seed, mesh=self.mesh, **values)
 
 
 def is_study(tree: dict[str, Any]) -> bool:
@@ -159,10 +163,16 @@ def run_study(study: Study, folder: Path) -> dict[str, Any]:
     Each arm and seed is a run directory `folder/ARM/SEED` with its result.json; a
     study that was killed goes on where it stopped.
     """
+    layout = None if study.mesh is None else study.mesh.open()
+    with within(layout):
+        return _run_study(study, folder, layout)
+
+
+def _run_study(study: Study, folder: Path, layout: Layout | None) -> dict[str, Any]:
     started = time.perf_counter()
     open_folder(folder, dump_tree(to_tree(study)))
     base = _base(study, folder)
-    model = load_model(base, seed=0)
+    model = load_model(base, 0, layout=layout)
     evaluator = Evaluator(
         study.evaluation, model.policy, model.tokenizer, model.params, seed=0
     )
@@ -238,7 +248,9 @@ def _cached(path: Path, make) -> Any:
 def _run_arm(study, experiment, folder, title, model: Model, evaluator: Evaluator):
     result = train(experiment, folder, model=model, title=title)
     check_stopped()
-    report = evaluator(result.params, experiment.objective)
+    # a run may have the axes of its mesh in another order
+    params = laid_out(result.model, model.mesh).params
+    report = evaluator(params, experiment.objective)
     return {
         "seed": experiment.seed,
         "steps": experiment.steps,
@@ -246,7 +258,7 @@ def _run_arm(study, experiment, folder, title, model: Model, evaluator: Evaluato
         "tokens": sum(line["tokens"] for line in _lines(folder / "timing.jsonl")),
         **_over_steps(study, folder),
         **_reported(study, report),
-        "coefficient": _coefficients(experiment, model, result.params),
+        "coefficient": _coefficients(experiment, model, params),
     }
 
 
@@ -298,7 +310,7 @@ def _coefficients(experiment: Experiment, model: Model, params: Any):
     policy, objective = model.policy, experiment.objective
     if not isinstance(objective, Objective):
         return None
-    setting = Setting(policy, model.params, model.tokenizer, experiment.seed)
+    setting = setting_of(model, experiment.seed)
     rows, batch = experiment.data.open(setting).batch(0, params)[:2]
     batch = with_streams(objective, policy, rows, batch, params, model.params)
     batch = with_present(policy, objective, params, rows, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from unipost.loading import adapter_base, laid_out, load_reference, setting_of
 from unipost.loading import load_model as load_model
 from unipost.locks import elsewhere, held
 from unipost.loop import Loop
-from unipost.mesh import Layout
+from unipost.mesh import Layout, within
 from unipost.packing_checks import check_packing
 from unipost.preemption import listening, patient
 from unipost.processes import on_first
@@ -68,8 +67,7 @@ def train(
     (the checkpoints before stay whole).
     """
     layout = open_mesh(experiment)
-    # of jax, so that whatever is traced in this run sees the mesh
-    with contextlib.nullcontext() if layout is None else jax.set_mesh(layout.mesh):
+    with within(layout):
         return _train(experiment, folder, model, layout, title, trace)
 
 

@@ -9,6 +9,7 @@ from unipost.mesh.activations import platform as platform
 from unipost.mesh.activations import shards as shards
 from unipost.mesh.activations import spec_over as spec_over
 from unipost.mesh.layout import Layout as Layout
+from unipost.mesh.layout import within as within
 from unipost.mesh.rules import RULES as RULES
 from unipost.mesh.settings import AXES as AXES
 from unipost.mesh.settings import Mesh as Mesh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -103,3 +104,8 @@ class Layout:
         axes = tuple(n for n in self.mesh.axis_names if n in ROWS and self.sizes[n] > 1)
         sharding = NamedSharding(self.mesh, PartitionSpec(None, axes or None))
         return jax.tree.map(lambda x: put(x, sharding), tree)
+
+
+def within(layout: Layout | None) -> AbstractContextManager[Any]:
+    """A context in which programs are traced for the mesh; None: for one device."""
+    return nullcontext() if layout is None else jax.set_mesh(layout.mesh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from math import prod
+from math import gcd, prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -112,10 +112,17 @@ def _order(sizes: dict[str, int], prompts: int | None, group: int) -> tuple[str,
     if prompts is None:
         return ROWS
     text = " x ".join(f"{axis} {sizes[axis]}" for axis in ROWS if sizes[axis] > 1)
+    shards = prod(sizes[axis] for axis in ROWS)
+    first = gcd(prompts, shards)
+    instead = (
+        "write other data.prompts (or minibatches, microbatches), or fewer devices for "
+        "rows and more for tensor or sequence"
+    )
+    if sizes["expert"] == 1 and first > 1 and group % (shards // first) == 0:
+        instead = f"write data: {first}, fsdp: {shards // first}"
     raise ValueError(
         f"mesh: a piece of {prompts} prompts x {group} rows does not divide over "
-        f"{text}; write other data.prompts (or minibatches, microbatches), or fewer "
-        "devices for rows and more for tensor or sequence"
+        f"{text}; {instead}"
     )
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unipost.mesh import BATCH, constrain, platform, shards
-from unipost.model.splash import LANES, splash
+from unipost.model.splash import LANES, grouped, splash
 from unipost.policy import widen
 
 Array = jax.Array
@@ -46,16 +46,6 @@ class Rule:
 
 
 Attend = Callable[[Array, Array, Array, Array, Rule], Array]
-
-
-def grouped(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Heads first: queries [N K G S E] in G per key-value head, the others [N K C E].
-
-    In this layout the products of `mix` are plain batches of matrices.
-    """
-    rows, length, heads, size = query.shape
-    query = query.reshape(rows, length, key.shape[2], -1, size)
-    return jnp.moveaxis(query, 1, 3), jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
 
 
 def mix(query: Array, key: Array, value: Array, allowed: Array, rule: Rule) -> Array:

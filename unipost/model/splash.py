@@ -41,18 +41,29 @@ def splash(
             f"these have {length}; write packed_length, a multiple of {LANES * parts}, "
             "or auto"
         )
-    heads = query.shape[2]
-    split = shards("tensor") if over(heads, "tensor") else 1
-    attend = _kernel(rule, length, heads // split, parts)
-    turned = (jnp.swapaxes(x, 1, 2) for x in (query * rule.scale, key, value))
-    given = *turned, segments.astype(jnp.int32)
-    run = _on_mesh(attend, query.shape) if free_axes() else _rows
-    mixed = run(attend, *given, given[-1])
-    return jnp.swapaxes(mixed, 1, 2).reshape(*segments.shape, -1)
+    attend = _kernel(rule, length, query.shape[2] // key.shape[2], parts)
+    heads = grouped(query * rule.scale, key, value)
+    run = _on_mesh(attend, heads[0].shape) if free_axes() else _rows
+    ids = segments.astype(jnp.int32)
+    mixed = jnp.moveaxis(run(attend, *heads, ids, ids), 3, 1)
+    return mixed.reshape(*segments.shape, -1)
 
 
-def _kernel(rule: Rule, length: int, heads: int, parts: int) -> Any:
-    """The kernel for rows of `length` tokens whose queries are cut into `parts`."""
+def grouped(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+    """Heads first: queries [N K G S E] in G per key-value head, the others [N K C E].
+
+    In this layout the products of attention are plain batches of matrices.
+    """
+    rows, length, heads, size = query.shape
+    query = query.reshape(rows, length, key.shape[2], -1, size)
+    return jnp.moveaxis(query, 1, 3), jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)
+
+
+def _kernel(rule: Rule, length: int, group: int, parts: int) -> Any:
+    """The kernel of a row of `length` tokens, whose queries are cut into `parts`.
+
+    For one key-value head and the `group` of query heads that read it.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernel,
     )
@@ -68,8 +79,8 @@ def _kernel(rule: Rule, length: int, heads: int, parts: int) -> Any:
     own = length // parts
     size = next(n for n in (BLOCK, BLOCK // 2, LANES) if own % n == 0)
     names = "block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq"
-    return kernel.make_splash_mha(
-        masks.MultiHeadMask([one] * heads),
+    return kernel.make_splash_mqa(
+        masks.MultiHeadMask([one] * group),
         head_shards=1,
         q_seq_shards=parts,
         attn_logits_soft_cap=rule.softcap,
@@ -81,21 +92,27 @@ def _kernel(rule: Rule, length: int, heads: int, parts: int) -> Any:
 def _rows(
     attend: Any, query: Array, key: Array, value: Array, segments: Array, all_of: Array
 ) -> Array:
-    """The kernel on row after row: heads [N H|K S E], segments of queries and keys."""
+    """The kernel on every row and head of [N K G S E] and [N K C E].
+
+    `segments` [N S] are those of the queries, `all_of` [N C] those of the keys.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
-    def row(query, key, value, segments, all_of):
+    def head(query, key, value, segments, all_of):
         ids = SegmentIds(segments, all_of)
         return jnp.asarray(attend(query, key, value, segment_ids=ids))
 
+    row = jax.vmap(head, (0, 0, 0, None, None))
     return jax.vmap(row)(query, key, value, segments, all_of)
 
 
 def _on_mesh(attend: Any, shape: tuple[int, ...]) -> Any:
-    """`_rows` by hand on every device; `shape` is that of queries [N S H E]."""
-    count, length, heads, _ = shape
+    """`_rows` by hand on every device; `shape` is that of queries [N K G S E]."""
+    count, held, _, length, _ = shape
     rows, sequence = over(count, BATCH) or None, over(length, "sequence") or None
-    own = PartitionSpec(rows, over(heads, "tensor") or None, sequence, None)
+    heads = over(held, "tensor") or None
+    own = PartitionSpec(rows, heads, None, sequence, None)
+    keys = PartitionSpec(rows, heads, sequence, None)
     mesh = jax.sharding.get_abstract_mesh()
     masks = attend.manual_sharding_spec(
         NamedSharding(mesh, PartitionSpec(None, sequence))
@@ -110,5 +127,5 @@ def _on_mesh(attend: Any, shape: tuple[int, ...]) -> Any:
 
     # the kernel does not say what of it varies over the mesh
     return jax.shard_map(
-        one, in_specs=(masks, own, own, own, *ids), out_specs=own, check_vma=False
+        one, in_specs=(masks, own, keys, keys, *ids), out_specs=own, check_vma=False
     )

@@ -32,10 +32,11 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Memory:
-    """What the compiler says of one chip, in bytes.
+    """What the compiler says of one chip, in bytes (`compiled.memory_analysis()`).
 
-    `aliased` outputs lie where arguments lay (donated state). peak: the compiler's own
-    figure of the most that is held at once, code included.
+    `aliased` outputs lie where arguments lay (donated state). peak is the most that is
+    held at once, arguments included: what it compares with the memory that there is.
+    The temporaries are those of the whole program side by side, which may be more.
     """
 
     arguments: int
@@ -49,7 +50,7 @@ class Memory:
     def total(self) -> int:
         """The most that the program holds: the compiler's peak, or the sum of parts."""
         sum_ = self.arguments + self.outputs + self.temporaries - self.aliased
-        return max(self.peak, sum_ + self.code)
+        return self.peak or sum_
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class Trace:
 
         Raises ValueError where these are not all still to come.
         """
+        if done >= last:
+            raise ValueError(
+                f"--trace {self.steps}: the run has done all of its {last} steps"
+            )
         first = done + SKIPPED + 1 if self.first is None else self.first
         found = range(first, first + self.steps)
         if first <= done:

@@ -154,8 +154,8 @@ class Table:
         grid = Grid(box=None, pad_edge=False, header_style="bold")
         grid.add_column("run", overflow="ellipsis", no_wrap=True)
         for name in ("state", "step", *names, "seconds"):
-            left = "left" if name == "state" else "right"
-            grid.add_column(name, justify=left, no_wrap=True)
+            side = "left" if name == "state" else "right"
+            grid.add_column(name, justify=side, no_wrap=True, min_width=len(name) + 1)
         for run in chosen:
             shown, seconds = _shown(numbers[run]), seconds_of(self._progress, run)
             style = COLOURS.get(state[run], "dim")
