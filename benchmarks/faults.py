@@ -54,7 +54,7 @@ data: {name: rollouts, path: DATA, prompts: 4, prompt_length: 4, group: 4,
   reward: {name: cosine_length, accuracy: exact, max_length: 3},
   guidance: [{name: replay, capacity: 20, keep: all}]}
 objective: {name: grpo, kl: 0.04}
-optimizer: {name: adamw, learning_rate: 1e-2}
+optimizer: {name: adamw, learning_rate: 1e-3}
 staleness: 2
 sync_every: 2
 evaluation: {every: 7, rows: 8, tasks: {sums: {path: DATA, prompt_length: 4,

@@ -16,10 +16,12 @@ from pathlib import Path
 from types import ModuleType
 
 from family_figures import CURVES, family_figure, made, vocabulary_figure
+from make_readme import replaced
 
 from unipost import penalties, refusals, trl, verl
 from unipost.divergences import DIVERGENCES
 from unipost.explain import explain, latex, phi_formula, slope_formula
+from unipost.mesh import RULES
 from unipost.parts import concrete
 from unipost.presets import FAMILIES
 from unipost.refusals.examples import EXAMPLES as REFUSED
@@ -204,6 +206,21 @@ def public(module: ModuleType):
             yield name, value
 
 
+def rule_table() -> str:
+    """The rules of a mesh: names of parameters -> axes of their dimensions."""
+
+    def entry(axes) -> str:
+        one = (axes,) if isinstance(axes, str) else axes or ("whole",)
+        return " and ".join(one)
+
+    lines = ["| name ends in | dimensions |", "|---|---|"]
+    for pattern, axes in RULES:
+        # a bar would end the cell
+        name = pattern.replace("|", "\\|")
+        lines.append(f"| `{name}` | {', '.join(entry(x) for x in axes)} |")
+    return "\n".join(lines)
+
+
 def pages() -> dict[str, str]:
     """File name -> contents of every generated page."""
     made_pages = {f"{family}.md": family_page(family) for family in FAMILIES}
@@ -212,6 +229,7 @@ def pages() -> dict[str, str]:
         "estimators.md": estimator_page(),
         "refusals.md": refusal_page(),
         "aliases.md": alias_page(),
+        "mesh.md": replaced((DOCS / "mesh.md").read_text(), "rules", rule_table()),
     }
 
 

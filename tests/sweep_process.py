@@ -2,9 +2,9 @@
 
     python sweep_process.py STEPS PAUSE FAILING RUN RUN ...
 
-Every step takes PAUSE seconds and is a line of metrics.jsonl; the first run whose folder
-holds FAILING in its name ends in an error after one step. SIGTERM ends with code 75, as
-a run does, after a line and a checkpoint; a run goes on from its lines.
+Every step takes PAUSE seconds and is a line of metrics.jsonl; the first run whose
+folder holds FAILING in its name ends in an error after one step. SIGTERM ends with code
+75, as a run does, after a line and a checkpoint; a run goes on from its lines.
 """
 
 import json

@@ -155,11 +155,13 @@ def test_every_step_tells_its_phases_within_its_time(kind, tmp_path):
     for line in timing:
         spent = {k: v for k, v in line.items() if k not in FIXED}
         assert {*spent} <= HOST | DEVICE and min(spent.values()) >= 0
-        assert 0.5 * line["seconds"] < sum(spent.values()) <= line["seconds"] + 1e-4
+        assert sum(spent.values()) <= line["seconds"] + 1e-4
         assert "data" in spent
         assert ({"generate", "grade"} <= {*spent}) == (kind == "grpo")
         assert ("save" in spent) == (line["step"] % 2 == 0)
         assert ("evaluate" in spent) == (line["step"] % 3 == 0)
+    told = sum(v for line in timing for k, v in line.items() if k not in FIXED)
+    assert told > 0.5 * sum(line["seconds"] for line in timing)
     # the device may begin a step's update after the loop has gone on to the next
     assert sum("update" in line for line in timing) >= 4
 
@@ -221,8 +223,9 @@ def events(folder):
     (path,) = place.glob("*.trace.json.gz")
     with gzip.open(path) as file:
         found = json.load(file)["traceEvents"]
-    return [x for x in found if "name" in x], {"".join(p.suffixes) for p in
-                                              place.iterdir()}
+    return [x for x in found if "name" in x], {
+        "".join(p.suffixes) for p in place.iterdir()
+    }
 
 
 def test_a_trace_holds_its_steps_and_their_phases(tmp_path):
@@ -269,16 +272,21 @@ def test_a_trace_past_the_run_is_refused(trace, done, message):
         trace.span(done, 6)
 
 
-@pytest.mark.parametrize("args, name", [((0,), "--trace 0"), ((1, 0), "--trace-from 0")])
+@pytest.mark.parametrize(
+    "args, name", [((0,), "--trace 0"), ((1, 0), "--trace-from 0")]
+)
 def test_a_trace_of_nothing_is_refused(args, name):
     with pytest.raises(ValueError, match=f"{name}: write 1 or more"):
         Trace(*args)
 
 
 def line(seconds, compiling=0.0, **spent):
-    return {"step": 1, "seconds": seconds, "compile_seconds": compiling, "tokens": 9} | (
-        spent
-    )
+    return {
+        "step": 1,
+        "seconds": seconds,
+        "compile_seconds": compiling,
+        "tokens": 9,
+    } | (spent)
 
 
 def test_shares_are_of_the_steps_that_compile_nothing(tmp_path):

@@ -190,8 +190,10 @@ def test_an_invalid_combination_has_to_be_named(file):
     assert len(sweep.runs) == 8 and len(sweep.skipped) == 4
     assert {reason for _, reason in sweep.skipped} == {"four prompts"}
     with pytest.raises(ConfigError, match="skip: leaves no combination"):
-        load_sweep(file, [skip.replace("minibatches: 3", f"{RATE}: 1.0e-3"),
-                          f"grid.{RATE}=[1e-3]"])
+        load_sweep(
+            file,
+            [skip.replace("minibatches: 3", f"{RATE}: 1.0e-3"), f"grid.{RATE}=[1e-3]"],
+        )
 
 
 def test_sampled_rows_keep_their_reference_by_seed(file):
@@ -363,7 +365,9 @@ def test_the_summary_is_means_intervals_and_paired_differences(file, tmp_path):
         "| 2 |", "|     2 |"
     )
     asked = load_sweep(file, ["seeds=[0, 1, 2]", "metrics=[lss]"])
-    with pytest.raises(ValueError, match="metrics: .* has no 'lss'; write some of loss"):
+    with pytest.raises(
+        ValueError, match="metrics: .* has no 'lss'; write some of loss"
+    ):
         summarise(asked, folders)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from unipost.endings import leave, told
 from unipost.launch import add_options, begin
 from unipost.model_verbs import CACHE, MODEL_VERBS, OVERRIDE, out_folder
+from unipost.plan.verb import PLAN, plan_arguments, run_plan
 from unipost.sweep.command import SWEEP, sweep
 from unipost.sweep.command import add_arguments as add_sweep
 from unipost.preemption import EXIT, Stopped, listening
@@ -79,6 +80,7 @@ SUMMARIES = {
     "sweep": "run a grid of experiments with several seeds",
     "explain": "print an objective in mathematical notation",
     "list": "list what a config can name",
+    "plan": "what a step takes on a pod, before one is there",
     "eval": "evaluate a model folder",
     "merge": "merge an adapter into its base",
     "best-of": "accuracy against the number of samples",
@@ -95,6 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{(stray or rest)[0]!r} is neither an option nor KEY=VALUE")
     if rest:
         options.overrides += rest
+    return guarded(options)
+
+
+def guarded(options: argparse.Namespace) -> int:
+    """Run `options.command`; returns the exit code, its errors told in one line."""
     try:
         begin(options)
         with listening():
@@ -178,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = verb("list", LIST, _list)
     listing.add_argument("kind", nargs="?", help="one kind only")
     add_sweep(verb("sweep", SWEEP, sweep))
+    plan_arguments(verb("plan", PLAN, run_plan))
     for name, (text, command, add) in MODEL_VERBS.items():
         add(verb(name, text, command))
     return parser

@@ -77,12 +77,7 @@ class Loop:
         """All steps that are left: (parameters after the last, time of the first)."""
         steps = self.experiment.steps
         done, carried, ahead, late = self.start(store)
-        # what is measured late may have been written before, and is written again
-        kept = {"metrics": done, "timing": done, "evaluation": done - late}
-        files = [
-            JsonLines(self.folder / f"{name}.jsonl", None if store is None else last)
-            for name, last in kept.items()
-        ]
+        files = self.files(None if store is None else done, late)
         records = Records(open_measures(self.experiment, self.model), files[2], store)
         clock, phases = CompileClock(), Phases()
         with clock, phases, Display(title, steps, done) as display, ahead:
@@ -109,6 +104,18 @@ class Loop:
         if self.critic is not None:
             self.critic.save(self.folder / "critic", carried.critic)
         return self.whole(carried.state), numbers.first
+
+    def files(self, done: int | None, late: bool) -> list[JsonLines]:
+        """metrics, timing and evaluation, with their lines up to step `done`.
+
+        What is measured late may have been written before, and is written again.
+        """
+        before = None if done is None else done - late
+        kept = {"metrics": done, "timing": done, "evaluation": before}
+        folder = self.folder
+        return [
+            JsonLines(folder / f"{name}.jsonl", last) for name, last in kept.items()
+        ]
 
     def continued(self, store: Store, done: int, files: list[JsonLines]) -> str | None:
         """Take up the numbers measured before; a line where steps have been lost."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from unipost.adapters import trained_part
+from unipost.checkpoint import Store
 from unipost.choices import REGISTRIES
 from unipost.compilation import Compiling
 from unipost.config import CHOICES, dump_tree, to_tree
@@ -34,6 +37,7 @@ from unipost.runs import RunError, check_own, environment, open_folder, write_at
 from unipost.scalar.critic import open_critic
 from unipost.scalar.ends import open_rows
 from unipost.scalar.loading import open_model
+from unipost.sources import Stream
 from unipost.update import REFERENCE
 
 
@@ -82,32 +86,33 @@ def _train(
     model = _model(experiment, given, layout)
     on_first(lambda: check_own(folder))
     with held(folder):
-        loop = _opened(experiment, folder, model, given, trace)
+        loop = opened(experiment, folder, model, given, trace)
         with listening(), patient():
             return _ran(loop, title)
 
 
-def _opened(
+def opened(
     experiment: Experiment,
     folder: Path,
     model: Model,
-    given: Model | None,
-    trace: Trace | None,
+    given: Model | None = None,
+    trace: Trace | None = None,
+    beside: Loop | None = None,
 ) -> Loop:
-    """The parts of the run, its folder made or checked."""
+    """The parts of a run, its folder made or checked.
+
+    `given` is the model where the caller had it. `beside` is a run that is open and
+    differs from this one in its seed and numbers alone: what is equal is shared.
+    """
     open_folder(folder, dump_tree(to_tree(experiment)))
     on_first(lambda: _record(experiment, folder))
-    setting = setting_of(model, experiment.seed)
-    stream = open_rows(experiment.objective, experiment.data, setting)
     reference = None
     if experiment.reference_cache is None:
-        whole = "reference_vocab" in experiment.objective.needs
-        compute = experiment.compute
-        reference = load_reference(experiment.reference, model, whole, compute)
+        reference = _reference(experiment, model, beside)
+    if beside is not None and _same_rows(experiment, beside.experiment):
+        stream = beside.stream
     else:
-        # the parameters of a given model may be others than those in its folder
-        place = model.folder if given is None else None
-        stream = with_reference(experiment, model, place, stream)
+        stream = _stream(experiment, model, given)
     if experiment.packed_length is not None:
         check_packing(experiment.packed_length, experiment.data, model.config, stream)
     first = _first(experiment, model, given)
@@ -118,18 +123,55 @@ def _opened(
     return Loop(experiment, folder, model, reference, stream, first, critic, trace)
 
 
+def _reference(
+    experiment: Experiment, model: Model, beside: Loop | None
+) -> Model | None:
+    if beside is not None and experiment.reference is not None:
+        return beside.reference
+    whole = "reference_vocab" in experiment.objective.needs
+    return load_reference(experiment.reference, model, whole, experiment.compute)
+
+
+def _same_rows(one: Experiment, other: Experiment) -> bool:
+    """Whether runs that differ in seed and numbers alone read the same rows."""
+    return one.seed == other.seed and one.data.varies != "step"
+
+
+def _stream(experiment: Experiment, model: Model, given: Model | None) -> Stream:
+    setting = setting_of(model, experiment.seed)
+    stream = open_rows(experiment.objective, experiment.data, setting)
+    if experiment.reference_cache is None:
+        return stream
+    # the parameters of a given model may be others than those in its folder
+    place = model.folder if given is None else None
+    return with_reference(experiment, model, place, stream)
+
+
 def _ran(loop: Loop, title: str) -> Result:
-    experiment, folder, model = loop.experiment, loop.folder, loop.model
-    settings, started = experiment.checkpoints, time.perf_counter()
+    started = time.perf_counter()
+    with checkpoints_of(loop) as store:
+        params, timed = loop.run(store, title)
+    return finished(loop, params, time.perf_counter() - started, timed)
+
+
+@contextlib.contextmanager
+def checkpoints_of(loop: Loop) -> Iterator[Store | None]:
+    """The checkpoints of a run while it goes on; None where it has none."""
+    settings = loop.experiment.checkpoints
     if settings is None:
-        params, timed = loop.run(None, title)
-    else:
-        place, config = settings.place(folder), dump_tree(to_tree(experiment))
-        with elsewhere(settings, place), settings.open(place, config) as store:
-            params, timed = loop.run(store, title)
-    seconds = time.perf_counter() - started
-    model.save(folder, params)
-    trained = dataclasses.replace(model, params=params)
+        yield None
+        return
+    place, config = settings.place(loop.folder), dump_tree(to_tree(loop.experiment))
+    with elsewhere(settings, place), settings.open(place, config) as store:
+        yield store
+
+
+def finished(
+    loop: Loop, params: Any, seconds: float, timed: tuple[float, Compiling] | None
+) -> Result:
+    """The result of a run that has taken its last step, its model written."""
+    loop.model.save(loop.folder, params)
+    trained = dataclasses.replace(loop.model, params=params)
     return Result(trained, params, seconds, timed)
 
 

@@ -83,8 +83,9 @@ def default_jobs() -> int:
     """One process per core on CPUs; one where jax finds an accelerator."""
     if backend() != "cpu":
         return 1
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-               else os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):  # of Linux, where a job has a part of them
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def backend() -> str:
