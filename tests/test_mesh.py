@@ -18,7 +18,7 @@ from unipost.mesh.rules import spec_of
 from unipost.model import ModelConfig, init_params
 from unipost.optimizers import Adafactor, AdamW
 from unipost.scalar.critic import Critic
-from unipost.train import train
+from unipost.train import load_model, train
 
 WIDE = replace(TINY, hidden_size=32, num_attention_heads=4, num_key_value_heads=4)
 # its vocabulary is 14 characters
@@ -171,6 +171,20 @@ def test_hints_do_nothing_without_a_mesh():
 def hinted(x):
     """Rows and columns spread."""
     return constrain(x * 2, "batch", "tensor")
+
+
+def test_a_checkpoint_is_read_to_where_it_goes(tmp_path):
+    """Inside a run's mesh, every parameter as the rules say, with the file's numbers."""
+    model = load_model(WIDE, 3)
+    model.save(tmp_path, model.params)
+    layout = Mesh(fsdp=4, tensor=2).open()
+    with within(layout):
+        found = load_model(str(tmp_path / "final"), 0, layout=layout)
+    assert found.mesh == layout
+    pairs = zip(*map(jax.tree.leaves, (model.params, found.params)), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    spec = found.params["blocks"]["up"]["kernel"].sharding.spec
+    assert spec == P(None, "fsdp", "tensor")
 
 
 def differences(one, other):

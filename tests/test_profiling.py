@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_runs import MODEL, experiment, lines, rollouts, write_sums
+from tiny_runs import MODEL, experiment, lines, write_sums
 
 from unipost import loop
 from unipost.cli import main
@@ -272,11 +272,9 @@ def test_a_trace_past_the_run_is_refused(trace, done, message):
         trace.span(done, 6)
 
 
-@pytest.mark.parametrize(
-    "args, name", [((0,), "--trace 0"), ((1, 0), "--trace-from 0")]
-)
+@pytest.mark.parametrize("args, name", [((0,), "--trace"), ((1, 0), "--trace-from")])
 def test_a_trace_of_nothing_is_refused(args, name):
-    with pytest.raises(ValueError, match=f"{name}: write 1 or more"):
+    with pytest.raises(ValueError, match=f"{name} 0: write 1 or more"):
         Trace(*args)
 
 

@@ -15,22 +15,21 @@ the newest one that is whole.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from unipost import processes
 from unipost.checksums import checksums
 from unipost.retention import Best, Policy, best_first
 from unipost.runs import RunError, first_difference
+from unipost.saved import Restored, orbax, read, read_about, reason_of, verify
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,6 @@ class Checkpoints:
         return Store(self, place, config)
 
 
-class Restored(NamedTuple):
-    """A checkpoint: steps done, the state, what the data remember, what it says."""
-
-    step: int
-    state: Any
-    kept: bytes | None
-    about: dict[str, Any]
-
-
 class Store:
     """Checkpoints of one run; a context manager, so that saves finish.
 
@@ -101,13 +91,9 @@ class Store:
     """
 
     def __init__(self, settings: Checkpoints, place: Any, config: str = ""):
-        # heavy import, and chatty about every save
-        import logging
-
-        import orbax.checkpoint as ocp
         from etils import epath
 
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        ocp = orbax()
         self._ocp, self._config, self.settings = ocp, config, settings
         self.folder = epath.Path(place)
         self.numbers: dict[int, float] = {}
@@ -123,7 +109,7 @@ class Store:
             raise self._unwritten("no checkpoint can be written", error) from error
         for step in self.steps if settings.best else ():
             with contextlib.suppress(OSError, ValueError):  # said when it is read
-                about = self._about(step)
+                about = read_about(self.folder, step)
                 if "number" in about:
                     self.numbers[step] = about["number"]
 
@@ -228,14 +214,24 @@ class Store:
 
     def _tried(self, step: int, like: Any) -> tuple[Restored | None, str]:
         """The checkpoint, or None and why not: in every process the same."""
-        found, reason = None, ""
+        found = None
+
+        def reading() -> str:
+            nonlocal found
+            try:
+                found = read(self.folder, step, like)
+            except Exception as error:  # whatever Orbax makes of damaged files
+                return reason_of(error)
+            return ""
+
+        why = next((x for x in processes.everyones(reading) if x), "")
+        if why or found is None:
+            return None, why
         try:
-            found = self._read(step, like)
-        except Exception as error:  # whatever Orbax makes of damaged files
-            reason = _reason(error)
-        reasons = processes.everyones(lambda: reason)
-        why = next((x for x in reasons if x), "")
-        return (None if why else found), why
+            verify(found)
+        except ValueError as error:
+            return None, str(error)
+        return found, ""
 
     def _check_config(self, found: Restored) -> None:
         """Refuse the checkpoint of another run in a folder apart from the run's."""
@@ -247,31 +243,6 @@ class Store:
                 f"{self.folder}: holds checkpoints of a run with other settings "
                 f"({difference}); choose another --out or checkpoints.folder"
             )
-
-    def _read(self, step: int, like: Any) -> Restored:
-        about = self._about(step)
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
-        state = self._item(step, "state", abstract)
-        if checksums(state) != about["checksums"]:
-            raise ValueError("its numbers are not those that were saved")
-        kept = None
-        if (self.folder / str(step) / "kept").exists():
-            kept = np.asarray(self._item(step, "kept")["bytes"]).tobytes()
-        if "kept" in about and (kept is None or zlib.crc32(kept) != about["kept"]):
-            raise ValueError("what the data remember is not what was saved")
-        return Restored(step, state, kept, about)
-
-    def _item(self, step: int, name: str, like: Any = None) -> Any:
-        # not the manager's: a process that fails there leaves the others waiting
-        handler = self._ocp.StandardCheckpointHandler()
-        args = self._ocp.args.StandardRestore(like)
-        return handler.restore(self.folder / str(step) / name, args=args)
-
-    def _about(self, step: int) -> dict[str, Any]:
-        """What is written beside a state."""
-        return json.loads((self.folder / str(step) / "about/metadata").read_text())
 
     def _set_aside(self, step: int) -> str:
         """Rename a checkpoint; its new name."""
@@ -289,15 +260,7 @@ class Store:
         return name
 
     def _unwritten(self, what: str, error: Exception) -> OSError:
-        return OSError(f"{self.folder}: {what}: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+        return OSError(f"{self.folder}: {what}: {reason_of(error)}")
 
 
 def _print(text: str) -> None:

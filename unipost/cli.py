@@ -11,10 +11,10 @@ from unipost.endings import leave, told
 from unipost.launch import add_options, begin
 from unipost.model_verbs import CACHE, MODEL_VERBS, OVERRIDE, out_folder
 from unipost.plan.verb import PLAN, plan_arguments, run_plan
-from unipost.sweep.command import SWEEP, sweep
-from unipost.sweep.command import add_arguments as add_sweep
 from unipost.preemption import EXIT, Stopped, listening
 from unipost.processes import check_single, is_first
+from unipost.sweep.command import SWEEP, sweep
+from unipost.sweep.command import add_arguments as add_sweep
 
 DESCRIPTION = """\
 Post-training as one f-divergence objective:
@@ -83,6 +83,7 @@ SUMMARIES = {
     "plan": "what a step takes on a pod, before one is there",
     "eval": "evaluate a model folder",
     "merge": "merge an adapter into its base",
+    "export": "write the model of a checkpoint",
     "best-of": "accuracy against the number of samples",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +92,7 @@ class Loop:
                 started, now = time.perf_counter(), step + 1
                 carried, values, tokens = self.step(carried, step, ahead)
                 numbers.put(now, values, tokens)
-                stops = self.record(now, carried, ahead, numbers, records)
+                stops = self.record(now, carried, ahead, numbers.flush, records)
                 told = numbers.timed(now, time.perf_counter() - started)
                 display.update(now, numbers.shown, told)
                 if warning is None:
@@ -174,10 +175,12 @@ class Loop:
         now: int,
         carried: Carried,
         ahead: Ahead,
-        numbers: StepLines,
+        flush: Callable[[], None],
         records: Records,
     ) -> bool:
         """Measure and save what is due after step `now`; whether SIGTERM ends it here.
+
+        `flush` writes the lines of the steps until now, before anything else.
 
         A run that is ended is saved first and measured when it goes on: the scheduler
         may give it little time.
@@ -185,7 +188,7 @@ class Loop:
         store, due = records.store, self._due(now, records)
         ends = self._ends(now, store)
         if now == self.experiment.steps or self._saves(now) or due or ends:
-            numbers.flush()
+            flush()
         late = ends and bool(due)
         if due and not late:
             self.measure(now, carried, records)

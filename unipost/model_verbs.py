@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unipost.export import EXPORT, export
+from unipost.export import add_arguments as add_export
 from unipost.launch import add_options
 from unipost.processes import check_single, on_first
 
@@ -192,6 +194,7 @@ Verb = tuple[
 MODEL_VERBS: dict[str, Verb] = {
     "eval": (EVAL, evaluate, _eval_arguments),
     "merge": (MERGE, merge, _merge_arguments),
+    "export": (EXPORT, export, add_export),
     "best-of": (BEST_OF, sample_best_of, _best_of_arguments),
 }
 """What each is described as, does and takes."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +16,16 @@ from unipost.runs import JsonLines, RunError
 
 CHECKED = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
 """Numbers after which a state is lost when they are not finite."""
+
+
+def check_finite(where: Path, step: int, numbers: Mapping[str, float]) -> None:
+    """Raise RunError, naming the file, when loss or gradient of `step` is not finite."""
+    for name in CHECKED:
+        if not math.isfinite(numbers.get(name, 0.0)):
+            raise RunError(
+                f"{where}: {name} of step {step} is {numbers[name]}; lower the "
+                "learning rate or look at the step before"
+            )
 
 
 class StepLines:
@@ -57,13 +69,7 @@ class StepLines:
         self.shown = {k: float(v) for k, v in numbers.items()}
         self._tokens[step] = int(tokens)
         self._metrics.write({"step": step} | self.shown)
-        for name in CHECKED:
-            if not math.isfinite(self.shown.get(name, 0.0)):
-                raise RunError(
-                    f"{self._metrics.path}: {name} of step {step} is "
-                    f"{self.shown[name]}; lower the learning rate or look at the step "
-                    "before"
-                )
+        check_finite(self._metrics.path, step, self.shown)
 
     def timed(self, step: int, seconds: float) -> int:
         """Take the wall time of `step`; returns the tokens of the steps now written."""

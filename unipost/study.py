@@ -26,13 +26,14 @@ from unipost.evaluation import Evaluation, Evaluator, Report
 from unipost.experiment import Experiment, check_staleness
 from unipost.explain import gradient_coefficient
 from unipost.loading import laid_out, setting_of
+from unipost.locks import held
 from unipost.mesh import Layout, Mesh, within
 from unipost.objective import Objective
 from unipost.objectives import AnyObjective
 from unipost.optimizers import Optimizer
 from unipost.preemption import check as check_stopped
 from unipost.reference_cache import check_cache
-from unipost.runs import RunError, open_folder, write_atomic
+from unipost.runs import RunError, check_own, open_folder, write_atomic
 from unipost.scalar.critic import Critic, check_critic
 from unipost.sources import Source
 from unipost.train import Model, load_model, train
@@ -161,10 +162,12 @@ def run_study(study: Study, folder: Path) -> dict[str, Any]:
     """Run every arm and seed that is not done yet; returns and writes results.json.
 
     Each arm and seed is a run directory `folder/ARM/SEED` with its result.json; a
-    study that was killed goes on where it stopped.
+    study that was killed goes on where it stopped. Raises RunError where the folder
+    holds something else or is in use.
     """
     layout = None if study.mesh is None else study.mesh.open()
-    with within(layout):
+    check_own(folder)
+    with within(layout), held(folder):
         return _run_study(study, folder, layout)
 
 

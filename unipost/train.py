@@ -97,22 +97,20 @@ def opened(
     model: Model,
     given: Model | None = None,
     trace: Trace | None = None,
-    beside: Loop | None = None,
+    stream: Stream | None = None,
+    reference: Model | None = None,
 ) -> Loop:
     """The parts of a run, its folder made or checked.
 
-    `given` is the model where the caller had it. `beside` is a run that is open and
-    differs from this one in its seed and numbers alone: what is equal is shared.
+    `given` is the model where the caller of `train` had it; `stream` and `reference`
+    are those of the experiment where they are open already.
     """
     open_folder(folder, dump_tree(to_tree(experiment)))
     on_first(lambda: _record(experiment, folder))
-    reference = None
-    if experiment.reference_cache is None:
-        reference = _reference(experiment, model, beside)
-    if beside is not None and _same_rows(experiment, beside.experiment):
-        stream = beside.stream
-    else:
-        stream = _stream(experiment, model, given)
+    if stream is None:
+        stream = open_stream(experiment, model, given)
+    if reference is None and experiment.reference_cache is None:
+        reference = open_reference(experiment, model)
     if experiment.packed_length is not None:
         check_packing(experiment.packed_length, experiment.data, model.config, stream)
     first = _first(experiment, model, given)
@@ -123,21 +121,16 @@ def opened(
     return Loop(experiment, folder, model, reference, stream, first, critic, trace)
 
 
-def _reference(
-    experiment: Experiment, model: Model, beside: Loop | None
-) -> Model | None:
-    if beside is not None and experiment.reference is not None:
-        return beside.reference
+def open_reference(experiment: Experiment, model: Model) -> Model:
+    """The frozen reference of a run of `model`."""
     whole = "reference_vocab" in experiment.objective.needs
     return load_reference(experiment.reference, model, whole, experiment.compute)
 
 
-def _same_rows(one: Experiment, other: Experiment) -> bool:
-    """Whether runs that differ in seed and numbers alone read the same rows."""
-    return one.seed == other.seed and one.data.varies != "step"
-
-
-def _stream(experiment: Experiment, model: Model, given: Model | None) -> Stream:
+def open_stream(
+    experiment: Experiment, model: Model, given: Model | None = None
+) -> Stream:
+    """The rows of a run of `model`, with what a cache says of them; see `opened`."""
     setting = setting_of(model, experiment.seed)
     stream = open_rows(experiment.objective, experiment.data, setting)
     if experiment.reference_cache is None:

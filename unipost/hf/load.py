@@ -18,6 +18,7 @@ from unipost.hf.shards import Shape, Sharding, fill, held_here, whole, zeros
 from unipost.model.config import ModelConfig
 from unipost.model.parameters import Path as Leaf
 from unipost.model.parameters import shapes
+from unipost.processes import alone
 
 # The sharding of a leaf by its path and shape; None for the default device.
 Placement = Callable[[Leaf, Shape], Sharding | None]
@@ -152,8 +153,10 @@ def read(
             raise ValueError(
                 f"load_pretrained: sharding of {'.'.join(path)} {shape}: {reason}"
             ) from error
-    for name in sorted(plan, key=lambda n: (tensors[n].file, tensors[n].offset)):
-        fill(leaves, tensors[name], plan[name])
+    # each device's part is written by itself, whatever mesh a run has set
+    with alone():
+        for name in sorted(plan, key=lambda n: (tensors[n].file, tensors[n].offset)):
+            fill(leaves, tensors[name], plan[name])
     return unflatten_dict(
         {path: whole(sizes[path], places[path], leaves[path]) for path in sizes}
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from unipost.mesh import BATCH, constrain
 from unipost.policy import Array, Columns
 
 
@@ -37,3 +38,9 @@ def write_column(held: Columns, new: Columns, layer: Array, column: Array) -> Co
     start[0], start[held.axis] = jnp.int32(layer), jnp.int32(column)
     array = jax.lax.dynamic_update_slice(held.array, new.array, start)
     return Columns(array, held.axis)
+
+
+def spread_columns(*held: Columns) -> tuple[Columns, ...]:
+    """Keys and values on the mesh that is set: rows over BATCH, heads over tensor."""
+    spec = None, BATCH, "tensor", None, None
+    return tuple(Columns(constrain(x.array, *spec), x.axis) for x in held)

@@ -7,15 +7,16 @@ backward pass again. Without a mesh nothing is done.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from unipost.mesh import constrain, free_axes
+from unipost.mesh import BATCH, constrain, free_axes
 
 Array = jax.Array
+Axes = str | tuple[str, ...] | None
 GATHERED = "gathered"
 """What no rule of rematerialisation keeps: as large as the layer on every device."""
 
@@ -23,6 +24,25 @@ GATHERED = "gathered"
 _IN, _OUT = ("fsdp", "tensor"), ("tensor", "fsdp")
 _PROJECTIONS = dict.fromkeys(("query", "key", "value", "gate", "up"), _IN)
 _PROJECTIONS |= {"output": _OUT, "down": _OUT}
+
+
+class Flow(NamedTuple):
+    """Where activations lie between the products of a layer, axes per [N S ...].
+
+    into: what a projection from the stream reads; inside: what the projection back to
+    it reads; gather: whether the layer's matrices come to the activations.
+    """
+
+    into: tuple[Axes, Axes, Axes]
+    inside: tuple[Axes, Axes, Axes]
+    gather: bool
+
+
+# Rows stay where they are, and matrices come.
+TEXTS = Flow((BATCH, "sequence", None), (BATCH, "sequence", "tensor"), True)
+# One token per row is less than a matrix: the rows of fsdp come to its parts.
+_ROWS = ("data", "expert")
+TOKEN = Flow((_ROWS, None, "fsdp"), (_ROWS, None, "tensor"), False)
 
 
 def gathered(block: dict[str, Any], dtype: Any) -> dict[str, Any]:

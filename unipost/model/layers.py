@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unipost.mesh import BATCH, constrain, shards
+from unipost.mesh import constrain, shards
 from unipost.model.config import LinearRope, Llama3Rope, ModelConfig
 from unipost.policy import widen
 
@@ -155,7 +155,9 @@ def activate(config: ModelConfig, x: Array) -> Array:
     return jax.nn.gelu(x, approximate=config.activation == "gelu_tanh")
 
 
-def mlp(config: ModelConfig, block: dict[str, Any], x: Array) -> Array:
-    """(act(x W_gate) * x W_up) W_down."""
+def mlp(
+    config: ModelConfig, block: dict[str, Any], x: Array, inside: tuple[Any, ...]
+) -> Array:
+    """(act(x W_gate) * x W_up) W_down; `inside`: the mesh axes of what W_down reads."""
     inner = activate(config, project(block["gate"], x)) * project(block["up"], x)
-    return project(block["down"], constrain(inner, BATCH, "sequence", "tensor"))
+    return project(block["down"], constrain(inner, *inside))

@@ -25,10 +25,16 @@ from unipost.model.attention import (
     padding,
     recall,
 )
-from unipost.model.cache import cache_columns, columns_of, widened, write_column
+from unipost.model.cache import (
+    cache_columns,
+    columns_of,
+    spread_columns,
+    widened,
+    write_column,
+)
 from unipost.model.config import ModelConfig
 from unipost.model.experts import mixture
-from unipost.model.gather import GATHERED, gathered, whole_table
+from unipost.model.gather import GATHERED, TEXTS, TOKEN, Flow, gathered, whole_table
 from unipost.model.layers import (
     mlp,
     multiply,
@@ -108,6 +114,8 @@ def embed(config: ModelConfig, params: Params, tokens: Array, dtype: Any) -> Arr
 def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
     """Logits [... V] of final hidden states [... D], float32 or wider."""
     flat = hidden.reshape(-1, hidden.shape[-1])
+    if hidden.ndim == 2:  # one token per row: the table stays
+        flat = constrain(flat, *TOKEN.into[::2])
     if config.tie_word_embeddings:
         out = read_out(flat, params["embedding"], 1, params.get("half"))
     else:
@@ -163,21 +171,27 @@ def layer(
     x: Array,
     turn: Array,
     attend: Callable[[Array, Array, Array], tuple[Array, Any]],
+    flow: Flow = TEXTS,
 ) -> tuple[Array, Any]:
     """One block on the stream x [N S D]; attend(q, k, v) -> (mixed, extra)."""
 
     def normed(name: str, y: Array) -> Array:
         return rms_norm(block[name], y, config) if name in block else y
 
-    block = gathered(block, x.dtype)
-    heads = project_heads(config, block, normed("attention_norm", x), turn)
-    mixed, extra = attend(*heads)
-    out = project(block["output"], constrain(mixed, BATCH, "sequence", "tensor"))
-    x = constrain(x + normed("attention_post_norm", out), BATCH, "sequence", None)
-    inner = mlp if config.experts is None else mixture
-    out = inner(config, block, normed("mlp_norm", x))
-    x = constrain(x + normed("mlp_post_norm", out), BATCH, "sequence", None)
-    return x, extra
+    def added(name: str, y: Array) -> Array:
+        y = constrain(y, BATCH, "sequence", None)
+        return constrain(x + normed(name, y), BATCH, "sequence", None)
+
+    block = gathered(block, x.dtype) if flow.gather else block
+    y = constrain(normed("attention_norm", x), *flow.into)
+    mixed, extra = attend(*project_heads(config, block, y, turn))
+    mixed = constrain(mixed, *flow.inside)
+    x = added("attention_post_norm", project(block["output"], mixed))
+    y = normed("mlp_norm", x)
+    if config.experts is not None:
+        return added("mlp_post_norm", mixture(config, block, y)), extra
+    y = mlp(config, block, constrain(y, *flow.into), flow.inside)
+    return added("mlp_post_norm", y), extra
 
 
 def _pick(options: list[Any], index: Array, *operands: Array) -> Any:
@@ -314,8 +328,9 @@ class Transformer:
                 held = (x.array[index] for x in (*shared, *whole))
                 return _pick(options, kind["window"], query, *held), whole
 
-            x, whole = layer(config, block, x, turns[kind["rotation"]], attend)
-            return (x, *whole), None
+            turn = turns[kind["rotation"]]
+            x, whole = layer(config, block, x, turn, attend, TOKEN)
+            return (x, *spread_columns(*whole)), None
 
         indices = jnp.arange(config.num_hidden_layers)
         # All layers at once, so that a loop over tokens does it once before it starts.
@@ -360,7 +375,7 @@ class Transformer:
         """`Policy.prefill`."""
         extra, mask = room(tokens, columns), mask.astype(bool)
         x, stacked = self.run(params, tokens, mask)
-        stacked = tuple(widened(part, extra) for part in cache_columns(*stacked))
+        stacked = (widened(part, extra) for part in cache_columns(*stacked))
         # 1 + position of what a column holds, 0 where it holds nothing
         place = jnp.where(mask, positions_of(mask) + 1, 0).astype(jnp.int32)
         rows = {
@@ -368,7 +383,7 @@ class Transformer:
             "length": mask.sum(1).astype(jnp.int32),
         }
         slot = jnp.asarray(tokens.shape[1], jnp.int32)
-        return self.head(params, x[:, -1]), Cache(stacked, rows, slot)
+        return self.head(params, x[:, -1]), Cache(spread_columns(*stacked), rows, slot)
 
     def decode(self, params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
         """`Policy.decode`."""

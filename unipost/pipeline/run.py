@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from unipost.config import dump_tree
+from unipost.locks import NAME, held
 from unipost.pipeline.measure import measure
 from unipost.pipeline.preflight import check_stages
 from unipost.pipeline.record import check_run, check_stale, runs_of
@@ -25,7 +26,14 @@ def run_pipeline(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
     anything runs, where an input is missing or a stage there was made otherwise.
     """
     check_stages(pipeline)
-    _open(pipeline, folder)
+    _check_own(folder)
+    with held(folder):
+        return _run(pipeline, folder)
+
+
+def _run(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
+    check_stale(pipeline, folder)
+    write_atomic(folder / "config.yaml", dump_tree(pipeline.tree()))
     runs = list(runs_of(pipeline, folder))
     for i, run in enumerate(runs):
         seed = "" if run.seed is None else f" seed {run.seed}"
@@ -40,12 +48,11 @@ def run_pipeline(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
     return write_summary(runs, folder)
 
 
-def _open(pipeline: Pipeline, folder: Path) -> None:
-    """Make the folder, or check what it holds; config.yaml tells what runs in it."""
+def _check_own(folder: Path) -> None:
+    """Raise RunError where the folder holds something that is no pipeline."""
     path = folder / "config.yaml"
     there = yaml.safe_load(path.read_text()) if path.exists() else None
-    if folder.exists() and any(folder.iterdir()) and not is_pipeline(there or {}):
+    if not folder.exists() or is_pipeline(there or {}):
+        return
+    if any(found.name != NAME for found in folder.iterdir()):
         raise RunError(f"{folder}: holds no pipeline; choose another --out")
-    check_stale(pipeline, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, dump_tree(pipeline.tree()))

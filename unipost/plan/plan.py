@@ -31,7 +31,7 @@ from unipost.plan.estimate import (
 )
 from unipost.plan.flops import Work, attention_kernel, packed_sizes, work_of
 from unipost.plan.programs import Part, Step, open_step, parts_of
-from unipost.plan.roofline import Time, time_of
+from unipost.plan.roofline import Time, places_of, time_of
 from unipost.plan.search import platform_of
 from unipost.plan.topology import Topology
 
@@ -189,7 +189,7 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
         wires = wires if update else ()
         moved = moved_bytes(experiment, spread) if update else 0.0
         flops = work.hardware / topology.chips
-        places = range(topology.chips)
+        places = places_of(topology)
         time = time_of(
             topology, flops, moved, wires, places, experiment.compute.dtype
         )
@@ -228,13 +228,13 @@ def _item(
     held = found.memory.total if found.memory else 0
     inside = work.kernel / topology.chips if found.kernels else 0.0
     flops = found.flops * part.runs + inside
-    devices = list(step.layout.mesh.devices.flat)
+    places = places_of(topology, list(step.layout.mesh.devices.flat))
     time = time_of(
         topology,
         flops / part.runs,
         found.moved,
         found.collectives,
-        devices,
+        places,
         step.experiment.compute.dtype,
     )
     return Item(

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from unipost.plan.collectives import Collective
 from unipost.plan.topology import Topology
 
+Place = tuple[int, ...]
 COMPUTE, MEMORY, NETWORK = 0.75, 0.8, 0.8
 """Assumed shares of the peaks that are reached."""
 
@@ -61,16 +63,16 @@ def time_of(
     flops: float,
     moved: float,
     collectives: Sequence[Collective],
-    devices: Sequence[Any],
+    places: Sequence[Place],
     dtype: str,
 ) -> Time:
     """The roofline of one run of a program on one chip.
 
-    devices  in the order of the program's numbers; of a TPU with `coords`
+    places  of the chips, in the order of the program's numbers (`places_of`)
     """
     chip = topology.chip
     wires = sum(
-        x.sent / (NETWORK * bandwidth(topology, [devices[i] for i in x.group]))
+        x.sent / (NETWORK * bandwidth(topology, [places[i] for i in x.group]))
         for x in collectives
     )
     return Time(
@@ -78,7 +80,19 @@ def time_of(
     )
 
 
-def bandwidth(topology: Topology, group: Sequence[Any]) -> float:
+def places_of(topology: Topology, devices: Sequence[Any] = ()) -> list[Place]:
+    """Where each chip is: coordinates in a TPU slice, the number of a GPU.
+
+    Without devices as if they were numbered along the last side first.
+    """
+    if devices and topology.is_tpu:
+        return [tuple(x.coords[: len(topology.shape)]) for x in devices]
+    if topology.is_tpu:
+        return list(product(*(range(side) for side in topology.shape)))
+    return [(i,) for i in range(topology.chips)]
+
+
+def bandwidth(topology: Topology, group: Sequence[Place]) -> float:
     """Bytes/s that each chip of a group can send to the others of it.
 
     On a TPU a ring over every side of the slice along which the group extends: two
@@ -87,9 +101,9 @@ def bandwidth(topology: Topology, group: Sequence[Any]) -> float:
     """
     chip = topology.chip
     if topology.is_tpu:
-        return _torus(topology, [tuple(x.coords) for x in group])
+        return _torus(topology, group)
     per_host = topology.shape[0]
-    hosts = len({place // per_host for place in group})
+    hosts = len({place // per_host for (place,) in group})
     if hosts == 1:
         return chip.link
     # of (n - 1) / n of an array, (hosts - 1) / hosts crosses, shared by the local GPUs
@@ -99,11 +113,11 @@ def bandwidth(topology: Topology, group: Sequence[Any]) -> float:
     return min(chip.link, outside)
 
 
-def _torus(topology: Topology, places: Sequence[tuple[int, ...]]) -> float:
+def _torus(topology: Topology, places: Sequence[Place]) -> float:
     links = 0
     for side, values in enumerate(zip(*places, strict=True)):
         extent = len(set(values))
-        if extent == 1 or side >= len(topology.shape):
+        if extent == 1:
             continue
         whole = extent == topology.shape[side]
         closed = topology.wrapped[side] and whole and extent > 2

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unipost.mesh import BATCH, constrain
 from unipost.policy import Array, Params, Policy, share_cache
 from unipost.processes import gathered
 from unipost.sampling.distribution import Sampling, draw
@@ -85,7 +86,7 @@ def sample(
         """Draws column `step` of every row that has not ended, and reads it."""
         step, cache, logits, tokens, mask, logps, ended = state
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        token, logp = draw(logits, step_keys, sampling)
+        token, logp = draw(constrain(logits, BATCH, None), step_keys, sampling)
         token, logp, drawn = _or_given(forced, step, token, logp)
         token = jnp.where(ended, pad_token, token).astype(jnp.int32)
         tokens = tokens.at[:, step].set(token)
@@ -99,6 +100,8 @@ def sample(
     # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
     state = 0, cache, logits, *_blank((rows, length), pad_token, logits.dtype)
     outputs = jax.lax.while_loop(unfinished, advance, state)[3:]
+    # every process of a run reads all of them
+    outputs = (constrain(x, *(None,) * x.ndim) for x in outputs)
     return Samples(*(x.reshape(-1, group, *x.shape[1:]) for x in outputs))
 
 
