@@ -204,9 +204,14 @@ def compare(one: Path, other: Path) -> list[str]:
     ]
 
 
-def fault_test(kind: str, kills: int, seed: int, folder: Path) -> tuple[Tally, int]:
-    """One kind of run, undisturbed and with `kills`: (what happened, its steps)."""
-    steps, cache = STEPS_A_KILL * (kills + 2), folder / "compiled"
+def fault_test(
+    kind: str, kills: int, seed: int, folder: Path, cache: Path | None = None
+) -> tuple[Tally, int]:
+    """One kind of run, undisturbed and with `kills`: (what happened, its steps).
+
+    `cache` keeps the compiled programs (None: in `folder`).
+    """
+    steps, cache = STEPS_A_KILL * (kills + 2), cache or folder / "compiled"
     file = write_file(folder, kind, steps)
     whole, torn = folder / f"{kind}-whole", folder / f"{kind}-torn"
     undisturbed(file, whole, cache)

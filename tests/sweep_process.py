@@ -29,7 +29,7 @@ for folder in map(Path, folders):
             print(f"unipost: stopped by SIGTERM after step {step}", flush=True)
             sys.exit(75)
         if failing in str(folder):
-            print(f"unipost: {folder.name}: the loss is NaN", flush=True)
+            print(f"unipost: {folder}: the loss is NaN", flush=True)
             sys.exit(2)
     seed = int(folder.name)
     score = {"step": int(steps), "sums/greedy": 0.5 + 0.1 * seed, "length": 2.0}

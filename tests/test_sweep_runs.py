@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from unipost.sweep.record import Folders, last_line, open_sweep
 from unipost.sweep.run import Asked, Progress, run_sweep
 from unipost.sweep.settings import load_sweep
 from unipost.sweep.summary import csv_table, summarise, summary_text
-from unipost.sweep.watch import Table
+from unipost.sweep.table import Table
 from unipost.train import train
 
 SEPARATE = Asked(jobs=3, grouping="separate")
@@ -48,9 +49,9 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(file, tmp_path, quick, c
     with pytest.raises(RunError, match=rf"1 \({bad}\) failed; the same command"):
         run_sweep(sweep, out, SEPARATE)
     said = capsys.readouterr()
-    assert f"{bad}: failed, 1 steps" in said.err and "1: the loss is NaN" in said.err
+    assert f"{bad}: failed, 1 steps" in said.err and ": the loss is NaN" in said.err
     assert said.err.count(": finished, 3 steps") == 7
-    assert f"Failed: {bad}: 1: the loss is NaN" in (out / "summary.md").read_text()
+    assert f"Failed: {bad}: the loss is NaN" in (out / "summary.md").read_text()
     folders = Folders(out)
     with pytest.raises(RunError, match="failed"):  # and again
         run_sweep(sweep, out, SEPARATE)
@@ -200,24 +201,29 @@ def test_last_line_leaves_out_what_is_torn(tmp_path):
 
 
 def test_the_table_shows_what_there_is_room_for(file, tmp_path, quick):
-    from rich.console import Console
-
     sweep, folders = load_sweep(file), Folders(tmp_path / "out")
     run_sweep(sweep, tmp_path / "out", SEPARATE)
     progress = Progress(dict.fromkeys(sweep.runs, "waiting"))
     bad, busy, done = sweep.runs[7], sweep.runs[5], sweep.runs[0]
     progress.state |= {bad: "failed", busy: "running", done: "finished"}
     progress.problem[bad] = "the loss is NaN"
-    progress.since[busy] = 0.0
+    progress.since[busy], progress.seconds[done] = time.monotonic() - 3.2, 7.0
     table = Table(progress, folders)
-    for height, count in ((40, 8), (10, 4)):
-        table._console = Console(file=io.StringIO(), width=100, height=height)
-        table._console.print(table._table())
-        text = table._console.file.getvalue()
-        assert text.count("objective=") == count
-        assert bad.name in text and busy.name in text and "the loss is NaN" in text
-        assert ("not shown" in text) == (count < 8)
-        assert "seconds" in text
+    lines = [line for line, _ in table.lines(200, 40)]
+    assert len(lines) == 11 and lines[0].split() == [
+        *("run", "state", "step", "loss", "accuracy", "seconds")
+    ]
+    assert lines[1].split() == [done.name, "finished", "3/3", "0.3333", "0.5", "7"]
+    assert lines[6].split() == [busy.name, "running", "3/3", "0.3333", "0.6", "3"]
+    assert lines[8].split()[:2] == [bad.name, "failed"]
+    assert lines[9] == "  the loss is NaN"
+    assert lines[10] == "1 failed, 1 running, 5 waiting, 1 finished"
+    # a low and narrow terminal: what is at work stays, names lose their middle
+    lines = [line for line, _ in table.lines(60, 8)]
+    assert len(lines) == 6 and max(map(len, lines)) <= 60
+    assert lines[-1].endswith("; 5 not shown")
+    assert lines[-2] == "  the loss is NaN" and "…" in lines[1]
+    assert [line.split()[1] for line in lines[1:4]] == ["waiting", "running", "failed"]
 
 
 def test_the_command_refuses_what_it_cannot_do(file, tmp_path, capsys, monkeypatch):

@@ -20,10 +20,14 @@ _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """{path of the leaf: its checksum} of a tree of arrays."""
+    """{path of the leaf, state.params.x: its checksum} of a tree of arrays."""
+
+    def name(path: Any) -> str:
+        return jax.tree_util.keystr(path, simple=True, separator=".")
+
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     # all are on their way before one is waited for
-    found = {jax.tree_util.keystr(path): _checksum(x) for path, x in leaves}
+    found = {name(path): _checksum(x) for path, x in leaves}
     return {name: int(value) for name, value in jax.device_get(found).items()}
 
 

@@ -57,7 +57,6 @@ def export_model(run: Path, out: Path, which: int | str = "latest") -> int:
     from unipost.adapters import trained_part, with_trained
     from unipost.saved import read_part, reason_of
     from unipost.scalar.loading import open_model
-    from unipost.update import State
 
     if out.exists():
         raise ValueError(f"{out}: is there already; choose another --out")
@@ -72,14 +71,12 @@ def export_model(run: Path, out: Path, which: int | str = "latest") -> int:
     parts = experiment.seed, experiment.lora, experiment.compute
     model = open_model(experiment.objective, experiment.model, *parts)
     frozen, first = trained_part(model.params)
-    # the leaves of the state by their names; the others are not read
-    like: Any = {"state": State(first, (), ())}
     try:
-        found = read_part(place, step, like)["state"].params
+        found = read_part(place, step, {"state": {"params": first}})
     except Exception as error:  # whatever Orbax makes of damaged files
         problem = f"checkpoint cannot be read ({reason_of(error)})"
         raise ValueError(f"{place / str(step)}: {problem}") from error
-    _write(model, with_trained(frozen, found), out)
+    _write(model, with_trained(frozen, found["state"]["params"]), out)
     return step
 
 

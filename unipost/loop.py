@@ -200,6 +200,11 @@ class Loop:
                 store.save(now, saved(carried, ahead), ahead.keep(), about)
         return ends
 
+    def reads(self, now: int, records: Records) -> bool:
+        """Whether `record` has something to do after step `now`."""
+        last = now == self.experiment.steps or self._saves(now)
+        return last or bool(self._due(now, records)) or self._ends(now, records.store)
+
     def _ends(self, now: int, store: Store | None) -> bool:
         # without checkpoints the last step is worth writing its model
         return asked(now) and (store is not None or now < self.experiment.steps)

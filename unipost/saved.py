@@ -31,6 +31,7 @@ def orbax() -> ModuleType:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_told_already)
     return ocp
 
 
@@ -99,6 +100,11 @@ def reason_of(error: Exception) -> str:
         return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0].strip()[:LONGEST] if lines else type(error).__name__
+
+
+def _told_already(record: logging.LogRecord) -> bool:
+    # of a full disk asyncio tells once for every array, beside the error that is raised
+    return "orbax" not in record.getMessage()
 
 
 def _item(folder: Any, like: Any = None) -> Any:

@@ -19,7 +19,7 @@ CHECKED = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
 
 
 def check_finite(where: Path, step: int, numbers: Mapping[str, float]) -> None:
-    """Raise RunError, naming the file, when loss or gradient of `step` is not finite."""
+    """Raise RunError naming the file when loss or gradient of a step is not finite."""
     for name in CHECKED:
         if not math.isfinite(numbers.get(name, 0.0)):
             raise RunError(

@@ -88,15 +88,20 @@ class Mesh:
 
         devices = list(jax.devices() if devices is None else devices)
         sizes = self.sizes(len(devices))
-        order = _order(sizes, prompts, group)
+        order = row_order(sizes, prompts, group)
         names = (*order, *(axis for axis in AXES if axis not in ROWS))
         own = parse_rules(self.rules, AXES)
         grid = _grid(sizes, devices).transpose([AXES.index(name) for name in names])
         return Layout(jax.sharding.Mesh(grid, names), (*own, *RULES), len(own))
 
 
-def _order(sizes: dict[str, int], prompts: int | None, group: int) -> tuple[str, ...]:
-    """An order of the row axes in which the first fill up P and the others G."""
+def row_order(
+    sizes: dict[str, int], prompts: int | None, group: int
+) -> tuple[str, ...]:
+    """An order of the row axes in which the first fill up P and the others G.
+
+    Raises ValueError where there is none.
+    """
     for order in permutations(ROWS) if prompts is not None else ():
         left, rest, into = prompts, group, "prompts"
         for axis in order:

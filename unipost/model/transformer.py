@@ -179,8 +179,8 @@ def layer(
         return rms_norm(block[name], y, config) if name in block else y
 
     def added(name: str, y: Array) -> Array:
-        y = constrain(y, BATCH, "sequence", None)
-        return constrain(x + normed(name, y), BATCH, "sequence", None)
+        y = constrain(constrain(y, *flow.into), *TEXTS.into)
+        return constrain(x + normed(name, y), *TEXTS.into)
 
     block = gathered(block, x.dtype) if flow.gather else block
     y = constrain(normed("attention_norm", x), *flow.into)

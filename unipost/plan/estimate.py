@@ -15,7 +15,6 @@ from typing import Any
 import jax
 
 from unipost.experiment import Experiment
-from unipost.head import chunk_columns
 from unipost.mesh import RULES, Mesh
 from unipost.mesh.rules import Rule, parse_rules, spec_of
 from unipost.mesh.settings import AXES, ROWS
@@ -29,8 +28,7 @@ from unipost.plan.abstract import (
     sizes_of,
     state_of,
 )
-from unipost.plan.collectives import Collective
-from unipost.plan.flops import attention_kernel, packed_sizes
+from unipost.plan.flops import attention_kernel, chunk_of, packed_sizes
 from unipost.rollouts import Rollouts
 
 HALF, FULL = 2, 4
@@ -108,7 +106,7 @@ def estimate_memory(
     trained = subject.trained
     fresh = spread.bytes(trained)
     gradients = fresh * (2 if experiment.microbatches > 1 else 1)
-    piece = _piece(experiment, sizes, spread)
+    piece = piece_of(experiment, sizes, spread)
     parts = experiment, subject, spread, piece, platform
     return Estimate(
         resident_bytes(experiment, subject, spread),
@@ -138,7 +136,7 @@ def resident_bytes(
     return found
 
 
-def _piece(experiment: Experiment, sizes: Sizes, spread: Spread) -> tuple[float, int]:
+def piece_of(experiment: Experiment, sizes: Sizes, spread: Spread) -> tuple[float, int]:
     """(rows of one microbatch on one chip, tokens of a row on one chip)."""
     rows, length = packed_sizes(experiment, sizes)
     pieces = experiment.minibatches * experiment.microbatches
@@ -146,7 +144,8 @@ def _piece(experiment: Experiment, sizes: Sizes, spread: Spread) -> tuple[float,
     return max(own, 1.0 if own > 0 else 0.0), -(-length // spread.over("sequence"))
 
 
-def _half(experiment: Experiment) -> int:
+def half_of(experiment: Experiment) -> int:
+    """Bytes of an entry of a product."""
     return HALF if experiment.compute.dtype == "bfloat16" else FULL
 
 
@@ -154,14 +153,14 @@ def _weights(experiment: Experiment, subject: Subject, spread: Spread) -> float:
     """Blocks in half precision where they lie, and two layers of them gathered."""
     config = subject.config
     entries = sum(prod(s) for (_, k), s in block_shapes(config).items() if k == "kernel")
-    size, tensor = _half(experiment), spread.over("tensor", "expert")
+    size, tensor = half_of(experiment), spread.over("tensor", "expert")
     shared = spread.over("fsdp")
     copies = entries * config.num_hidden_layers * size / tensor / shared
     gathered = 2 * entries * size / tensor if shared > 1 else 0.0
     return (copies if size == HALF else 0.0) + gathered
 
 
-def _widths(subject: Subject, tensor: int) -> tuple[float, float, float]:
+def widths_of(subject: Subject, tensor: int) -> tuple[float, float, float]:
     """(hidden, heads and keys and values, twice the inner width) of one token."""
     config = subject.config
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
@@ -175,7 +174,7 @@ def _activations(experiment, subject, spread, piece, platform) -> float:
     """What is kept of every layer until the backward pass."""
     rows, length = piece
     config, remat = subject.config, experiment.compute.remat
-    hidden, heads, inner = _widths(subject, spread.over("tensor"))
+    hidden, heads, inner = widths_of(subject, spread.over("tensor"))
     kept = hidden
     if remat != "full":
         kept += hidden + heads + inner
@@ -183,7 +182,7 @@ def _activations(experiment, subject, spread, piece, platform) -> float:
         kept += config.num_attention_heads * config.head_dim / spread.over("tensor")
     if remat == "none":
         kept += inner + 2 * hidden
-    total = rows * length * kept * _half(experiment)
+    total = rows * length * kept * half_of(experiment)
     if remat in ("all_dots", "none"):
         total += _scores(experiment, subject, spread, piece, platform)
     return total * config.num_hidden_layers
@@ -197,15 +196,15 @@ def _scores(experiment, subject, spread, piece, platform) -> float:
     if kernel not in ("einsum", "xla"):
         return 0.0
     heads = max(1.0, config.num_attention_heads / spread.over("tensor"))
-    return rows * heads * length * whole * (FULL + _half(experiment))
+    return rows * heads * length * whole * (FULL + half_of(experiment))
 
 
 def _layer(experiment, subject, spread, piece, platform) -> float:
     """One layer's forward pass and its gradients at once."""
     rows, length = piece
-    hidden, heads, inner = _widths(subject, spread.over("tensor"))
+    hidden, heads, inner = widths_of(subject, spread.over("tensor"))
     tokens = rows * length
-    wide = tokens * (4 * hidden + 2 * heads + 3 * inner) * _half(experiment)
+    wide = tokens * (4 * hidden + 2 * heads + 3 * inner) * half_of(experiment)
     return wide + 2 * _scores(experiment, subject, spread, piece, platform)
 
 
@@ -213,91 +212,14 @@ def _logits(
     experiment: Experiment, subject: Subject, spread: Spread, sizes: Sizes
 ) -> float:
     """Logits of a chunk, their gradient, and the whole head with its gradient."""
-    config = subject.config
+    config, tensor = subject.config, spread.over("tensor")
     if "score" in subject.params:
         return 0.0
-    pieces = experiment.minibatches * experiment.microbatches
-    rows = max(1, sizes.rows // pieces)
-    shape = config.hidden_size, config.vocab_size, FULL
-    devices = prod(spread.sizes.values())
-    columns = chunk_columns(rows, sizes.response, *shape, devices)
-    own = max(1.0, rows / spread.over(*ROWS))
-    tensor = spread.over("tensor")
-    logits = own * columns * config.vocab_size / tensor * (FULL + _half(experiment))
+    own, _, columns = chunk_of(experiment, config, sizes, spread.sizes)
+    logits = own * columns * config.vocab_size / tensor * (FULL + half_of(experiment))
     table = config.hidden_size * config.vocab_size / tensor
-    gathered = table * _half(experiment) if spread.over("fsdp") > 1 else 0.0
+    gathered = table * half_of(experiment) if spread.over("fsdp") > 1 else 0.0
     return logits + gathered + table * FULL
-
-
-def estimate_collectives(
-    experiment: Experiment, spread: Spread, platform: str
-) -> tuple[Collective, ...]:
-    """The collectives of an update, from the mesh: what each axis has to exchange.
-
-    fsdp: every layer's weights gathered in the forward and again in the backward pass,
-    their gradients scattered (libtpu sums them on all chips instead, twice as much),
-    for each microbatch. data: gradients summed for each microbatch. tensor: two sums a
-    layer and pass of the hidden states.
-    """
-    subject, sizes = open_subject(experiment), sizes_of(experiment.data)
-    config, size = subject.config, _half(experiment)
-    kernels = [s for (_, k), s in block_shapes(config).items() if k == "kernel"]
-    tables = config.vocab_size * config.hidden_size
-    tables *= 1 if config.tie_word_embeddings else 2
-    tensor = spread.over("tensor")
-    whole = (sum(map(prod, kernels)) * config.num_hidden_layers + tables) / tensor
-    pieces = experiment.microbatches * experiment.minibatches * experiment.inner_epochs
-    passes = 2 if experiment.compute.remat == "full" else 1
-    trained = experiment.lora is None
-    found: list[Collective] = []
-
-    def add(kind: str, axis: str, times: float, bytes_: float, dtype: str) -> None:
-        if spread.over(axis) > 1:
-            group = axis_group(spread, axis)
-            found.append(Collective(kind, times, int(bytes_), group, dtype))
-
-    add("all-gather", "fsdp", pieces * (1 + passes), whole * size, "bf16")
-    if trained:
-        kind = "all-reduce" if platform == "tpu" else "reduce-scatter"
-        add(kind, "fsdp", pieces, whole * size, "bf16")
-        share = whole * FULL / spread.over("fsdp")
-        add("all-reduce", "data", pieces, share, "f32")
-    rows, length = _piece(experiment, sizes, spread)
-    stream = rows * length * config.hidden_size * size
-    sums = 2 * config.num_hidden_layers * pieces * (2 + passes - 1)
-    add("all-reduce", "tensor", sums, stream, "bf16")
-    return tuple(found)
-
-
-def axis_group(spread: Spread, axis: str) -> tuple[int, ...]:
-    """The devices along one axis, as places of a mesh in the order of AXES."""
-    after = prod(spread.sizes[a] for a in AXES[AXES.index(axis) + 1 :])
-    return tuple(range(0, spread.sizes[axis] * after, after))
-
-
-def moved_bytes(experiment: Experiment, spread: Spread) -> float:
-    """Bytes of HBM that an update reads and writes on one chip.
-
-    The optimiser reads weights, moments and gradients and writes the first two; every
-    piece reads the gathered weights in three passes and a gradient, and each layer some
-    forty numbers of the hidden size and twelve of the inner one for a token.
-    """
-    subject, sizes = open_subject(experiment), sizes_of(experiment.data)
-    state = state_of(experiment, subject.trained)
-    own = spread.bytes(state.params) + spread.bytes(state.optimizer)
-    config, size = subject.config, _half(experiment)
-    kernels = [s for (_, k), s in block_shapes(config).items() if k == "kernel"]
-    entries = sum(map(prod, kernels)) * config.num_hidden_layers
-    weights = entries * size / spread.over("tensor", "expert")
-    rows, length = _piece(experiment, sizes, spread)
-    hidden, heads, inner = _widths(subject, spread.over("tensor"))
-    layer = rows * length * (40 * hidden + 12 * heads + 12 * inner) * size
-    pieces = experiment.microbatches * experiment.minibatches
-    logits = rows * sizes.response * config.vocab_size * FULL * 6 / spread.over("tensor")
-    if "score" in subject.params:
-        logits = 0.0
-    each = 4 * weights + layer * config.num_hidden_layers + logits
-    return 2 * own + spread.bytes(subject.trained) + pieces * each
 
 
 def sampler_bytes(experiment: Experiment, spread: Spread) -> float:
@@ -309,7 +231,7 @@ def sampler_bytes(experiment: Experiment, spread: Spread) -> float:
     heads = config.num_key_value_heads / min(
         spread.over("tensor"), config.num_key_value_heads
     )
-    token = 2 * config.num_hidden_layers * heads * config.head_dim * _half(experiment)
+    token = 2 * config.num_hidden_layers * heads * config.head_dim * half_of(experiment)
     own, length = data.own, data.prompt_length
     columns = data.prompts * (length + own * data.sampling.max_tokens)
     return token * columns / spread.over(*ROWS)

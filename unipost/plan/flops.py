@@ -15,11 +15,14 @@ above the diagonal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from unipost.adapters import HEAD
 from unipost.experiment import Experiment
 from unipost.head import chunk_columns
+from unipost.mesh.settings import ROWS
 from unipost.model import ModelConfig
 from unipost.model.attention import LANES
 from unipost.model.parameters import block_shapes
@@ -166,17 +169,20 @@ def work_of(
     experiment: Experiment,
     config: ModelConfig,
     sizes: Sizes,
-    devices: int,
+    axes: Mapping[str, int],
     platform: str,
 ) -> dict[str, Work]:
-    """The work of every program of a step, by the names of `programs.parts_of`."""
+    """The work of every program of a step, by the names of `programs.parts_of`.
+
+    axes: of the mesh, by how many devices; they decide whether logits are cut.
+    """
     rows, length = packed_sizes(experiment, sizes)
     kernel = attention_kernel(experiment, config, length, platform)
     flash = kernel in FLASH_BACKWARD
     scored = 0 if scalar(experiment) else sizes.rows * sizes.response
     whole = forward(config, rows, length, scored, kernel)
-    pieces = experiment.minibatches * experiment.microbatches
-    chunked = is_chunked(config, sizes, pieces, devices) and scored > 0
+    _, columns, chunk = chunk_of(experiment, config, sizes, axes)
+    chunked = chunk < columns and scored > 0
     updates = experiment.inner_epochs
     found = {"update": training(whole, experiment, config, kernel, chunked) * updates}
     present = passes_of(experiment)
@@ -237,11 +243,21 @@ def attention_kernel(
     return "splash" if filled and size % LANES == 0 else "einsum"
 
 
-def is_chunked(config: ModelConfig, sizes: Sizes, pieces: int, devices: int) -> bool:
-    """Whether logits are formed in chunks, which are computed again."""
+def chunk_of(
+    experiment: Experiment, config: ModelConfig, sizes: Sizes, axes: Mapping[str, int]
+) -> tuple[float, int, int]:
+    """(rows of one chip, columns of responses, how many of them get logits at once).
+
+    Of one microbatch, as `unipost.head` cuts it on a mesh with these axes.
+    """
+    pieces = experiment.minibatches * experiment.microbatches
     rows = max(1, sizes.rows // pieces)
-    given = rows, sizes.response, config.hidden_size, config.vocab_size, 4, devices
-    return chunk_columns(*given) < sizes.response
+    shards, tensor = prod(axes.get(name, 1) for name in ROWS), axes.get("tensor", 1)
+    shards = shards if rows % shards == 0 else 1
+    vocab = config.vocab_size // (tensor if config.vocab_size % tensor == 0 else 1)
+    columns = -(-sizes.response // axes.get("sequence", 1))
+    given = rows, columns, config.hidden_size, vocab, 4, shards
+    return rows / shards, columns, chunk_columns(*given)
 
 
 def packed_sizes(experiment: Experiment, sizes: Sizes) -> tuple[int, int]:

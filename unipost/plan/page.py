@@ -107,11 +107,12 @@ def _costs(plan: Plan) -> str:
     hardware = sum(item.work.hardware for item in plan.items) / chips
     ran = sum(i.runs * i.measured.flops for i in plan.items if i.measured)
     moved = sum(i.runs * i.measured.moved for i in plan.items if i.measured)
+    known = plan.method == "compiled" and plan.overflow is None
     lines = [
         "a step, of one chip",
         f"  FLOPs     {plan.model_flops / chips / 1e12:.1f} T of the model, "
         f"{hardware / 1e12:.1f} T with what is computed again"
-        + (f", {ran / 1e12:.1f} T in XLA's products" if plan.overflow is None else ""),
+        + (f", {ran / 1e12:.1f} T in XLA's products" if known else ""),
     ]
     if plan.overflow is not None:
         return "\n".join(lines)

@@ -22,17 +22,11 @@ from unipost.plan.abstract import (
 )
 from unipost.plan.collectives import Collective, by_kind
 from unipost.plan.compiled import Measured, Overflow, measure, open_devices
-from unipost.plan.estimate import (
-    estimate_collectives,
-    estimate_memory,
-    moved_bytes,
-    sampler_bytes,
-    spread_of,
-)
+from unipost.plan.estimate import estimate_memory, sampler_bytes, spread_of
+from unipost.plan.exchange import estimate_collectives, moved_bytes
 from unipost.plan.flops import Work, attention_kernel, packed_sizes, work_of
 from unipost.plan.programs import Part, Step, open_step, parts_of
 from unipost.plan.roofline import Time, places_of, time_of
-from unipost.plan.search import platform_of
 from unipost.plan.topology import Topology
 
 Told = Callable[[str], None]
@@ -147,9 +141,8 @@ def compile_plan(
     devices = open_devices(topology)
     layout = layout_of(experiment, devices)
     step = open_step(experiment, layout)
-    works = work_of(
-        experiment, step.subject.config, step.sizes, topology.chips, "tpu"
-    )
+    config, axes = step.subject.config, layout.sizes
+    works = work_of(experiment, config, step.sizes, axes, "tpu")
     items = []
     for part in parts_of(step):
         told(f"{topology.name}: compiling {part.name}")
@@ -177,10 +170,10 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
     """
     mesh = experiment.mesh or Mesh(data=1, fsdp=-1)
     spread = spread_of(mesh, topology.chips)
-    platform = platform_of(topology)
+    platform = topology.platform
     found = estimate_memory(experiment, spread, platform)
     subject, sizes = open_subject(experiment), sizes_of(experiment.data)
-    works = work_of(experiment, subject.config, sizes, topology.chips, platform)
+    works = work_of(experiment, subject.config, sizes, spread.sizes, platform)
     resident = sum(found.resident.values())
     items = []
     for name, work in works.items():
@@ -217,15 +210,17 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
 def _attention(experiment: Experiment, topology: Topology) -> str:
     sizes, config = sizes_of(experiment.data), open_subject(experiment).config
     length = packed_sizes(experiment, sizes)[1]
-    return attention_kernel(experiment, config, length, platform_of(topology))
+    return attention_kernel(experiment, config, length, topology.platform)
 
 
 def _item(
     step: Step, part: Part, found: Measured, work: Work, topology: Topology
 ) -> Item:
     """A compiled program with its roofline; kernels come from the formula."""
-    stays = sum(n for k, n in step.resident.items() if k not in part.reads)
     held = found.memory.total if found.memory else 0
+    arguments = found.memory.arguments if found.memory else 0
+    # what stays and is no argument; the batch, which is one and small, counts as state
+    stays = max(0, sum(step.resident.values()) - arguments)
     inside = work.kernel / topology.chips if found.kernels else 0.0
     flops = found.flops * part.runs + inside
     places = places_of(topology, list(step.layout.mesh.devices.flat))

@@ -102,14 +102,12 @@ class Part:
 
     lower  traces and lowers it
     runs   times that a step runs it
-    turns  of loops that end when the data say so; the program counts them at most
-    reads  which of `Step.resident` are arguments of it
+    turns  the most of loops that end when the data say so
     """
 
     name: str
     lower: Callable[[], Any]
-    runs: int
-    reads: tuple[str, ...]
+    runs: int = 1
     turns: int = 1
 
 
@@ -154,19 +152,16 @@ def parts_of(step: Step) -> tuple[Part, ...]:
     """The programs of a step, the update first."""
     experiment = step.experiment
     updates = experiment.inner_epochs * experiment.minibatches
-    own = ("parameters", "optimiser")
-    parts = [Part("update", partial(_lower_update, step), updates, own)]
+    parts = [Part("update", partial(_lower_update, step), updates)]
     if step.scored is not step.batch:
-        read = ("parameters", "reference") if step.judge else ("parameters",)
-        parts.append(Part("score", partial(_lower_score, step), 1, read))
+        parts.append(Part("score", partial(_lower_score, step)))
     if updates > 1:
-        parts.append(Part("signal", partial(_lower_signal, step), 1, ("parameters",)))
+        parts.append(Part("signal", partial(_lower_signal, step)))
     data = experiment.data
     if isinstance(data, Rollouts) and isinstance(data.sampler, BatchSampler):
         turns = data.sampling.max_tokens
         lower = partial(_lower_sample, step, data)
-        reads = ("sampler",) if "sampler" in step.resident else ("parameters",)
-        parts.append(Part("sample", lower, 1, reads, turns))
+        parts.append(Part("sample", lower, turns=turns))
     return tuple(parts)
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from unipost.experiment import Experiment
 from unipost.mesh import Mesh
-from unipost.plan.abstract import sizes_of
+from unipost.mesh.settings import row_order
 from unipost.plan.estimate import Estimate, estimate_memory, spread_of
+from unipost.plan.exchange import estimate_time
+from unipost.plan.roofline import Time
 from unipost.plan.topology import Topology
 from unipost.rollouts import Rollouts
 from unipost.sources import Demonstrations, LabelledRows, Preferences
@@ -20,13 +22,14 @@ MARGIN = 0.9
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mesh for an experiment, with what a chip would hold.
+    """A mesh for an experiment, with what a chip would hold and how long it takes.
 
     change  what was changed in the experiment, empty for nothing
     """
 
     mesh: Mesh
     estimate: Estimate
+    time: Time
     experiment: Experiment
     change: str = ""
 
@@ -35,11 +38,6 @@ class Candidate:
         """Axes of more than one device."""
         axes = ("data", "fsdp", "tensor", "sequence", "expert")
         return {a: n for a in axes if (n := getattr(self.mesh, a)) > 1}
-
-
-def platform_of(topology: Topology) -> str:
-    """tpu or gpu."""
-    return "tpu" if topology.is_tpu else "gpu"
 
 
 def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
@@ -57,10 +55,11 @@ def candidates(experiment: Experiment, topology: Topology) -> list[Candidate]:
         with_mesh = dataclasses.replace(experiment, mesh=mesh)
         try:
             spread = spread_of(mesh, topology.chips)
-            made = estimate_memory(with_mesh, spread, platform_of(topology))
+            made = estimate_memory(with_mesh, spread, topology.platform)
         except ValueError:
             continue
-        found.append(Candidate(mesh, made, with_mesh))
+        time = estimate_time(with_mesh, spread, topology)
+        found.append(Candidate(mesh, made, time, with_mesh))
     return sorted(found, key=lambda c: (c.mesh.fsdp * c.mesh.tensor, c.mesh.tensor))
 
 
@@ -73,6 +72,12 @@ def smallest(experiment: Experiment, topology: Topology) -> Candidate | None:
     """The least spread mesh whose estimate fits, None where none does."""
     every = candidates(experiment, topology)
     return next((c for c in every if fits(c, topology)), None)
+
+
+def quickest(experiment: Experiment, topology: Topology) -> Candidate | None:
+    """The mesh that fits by estimate whose updates take least, None where none fits."""
+    every = [c for c in candidates(experiment, topology) if fits(c, topology)]
+    return min(every, key=lambda c: c.time.most, default=None)
 
 
 def roomiest(experiment: Experiment, topology: Topology) -> Candidate | None:
@@ -89,12 +94,12 @@ def remedies(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
     """
     together, names = experiment, []
     for text, changed in _changes(experiment):
-        found = smallest(changed, topology)
+        found = quickest(changed, topology)
         if found is not None:
             yield dataclasses.replace(found, change=text)
     for text, changed in _chain(experiment):
         together, names = changed, [*names, text]
-        found = smallest(together, topology)
+        found = quickest(together, topology)
         if found is not None and len(names) > 1:
             yield dataclasses.replace(found, change=" ".join(names))
             return
@@ -162,6 +167,10 @@ def _splits(chips: int) -> Iterator[tuple[int, int, int]]:
 
 def _divides(experiment: Experiment, mesh: Mesh) -> bool:
     """Whether the rows of the smallest piece come out even over the devices."""
-    sizes = sizes_of(experiment.data)
-    pieces = experiment.minibatches * experiment.microbatches
-    return sizes.rows // pieces % (mesh.data * mesh.fsdp) == 0
+    data, pieces = experiment.data, experiment.minibatches * experiment.microbatches
+    sizes = mesh.sizes(mesh.data * mesh.fsdp * mesh.tensor)
+    try:
+        row_order(sizes, data.prompts // pieces, data.rows)
+    except ValueError:
+        return False
+    return True

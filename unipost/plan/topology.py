@@ -70,6 +70,11 @@ class Topology:
         return self.family in CORES
 
     @property
+    def platform(self) -> str:
+        """tpu or gpu."""
+        return "tpu" if self.is_tpu else "gpu"
+
+    @property
     def chips(self) -> int:
         """How many chips; a JAX device each."""
         return prod(self.shape)

@@ -42,7 +42,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh",
         metavar="AXIS=N,...|auto",
-        help="in place of the experiment's; auto: the least spread one that fits",
+        help="in place of the experiment's; auto: the quickest that fits, by estimate",
     )
     parser.add_argument("--model", metavar="FOLDER", help="short for model=FOLDER")
     parser.add_argument(
@@ -125,7 +125,7 @@ def with_mesh(
     """`experiment` on the mesh that is asked for; without any, the one that fits."""
     import dataclasses
 
-    from unipost.plan.search import roomiest, smallest
+    from unipost.plan.search import quickest, roomiest
 
     if asked is None and experiment.mesh is not None:
         return experiment
@@ -133,7 +133,7 @@ def with_mesh(
         rules = {} if experiment.mesh is None else experiment.mesh.rules
         mesh = parse_mesh(str(asked), rules)
         return dataclasses.replace(experiment, mesh=mesh)
-    found = smallest(experiment, topology) or roomiest(experiment, topology)
+    found = quickest(experiment, topology) or roomiest(experiment, topology)
     if found is None:
         raise ValueError(
             f"--mesh: {experiment.data.prompts} prompts x {experiment.data.rows} rows "

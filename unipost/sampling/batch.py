@@ -20,6 +20,7 @@ from unipost.sampling.distribution import Sampling, draw
 from unipost.sampling.protocol import (
     Completion,
     Engine,
+    Request,
     check_requests,
     completing_token,
     given_tokens,
@@ -128,8 +129,9 @@ compiled_sample = partial(
 
 
 def row_keys(key: Array, ids: Array | np.ndarray) -> Array:
-    """fold_in(key, id) of every row [N]."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    """fold_in(key, id) of every row [N]; `key` is one for all, or an array of N."""
+    several = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim > 0
+    return jax.vmap(jax.random.fold_in, (0 if several else None, 0))(key, ids)
 
 
 def check(prompt: Array, prompt_mask: Array, group: int) -> None:
@@ -187,17 +189,37 @@ class BatchSampler:
         sampling: Sampling,
         prompt_length: int,
     ) -> Engine:
-        return _BatchEngine(policy, tokenizer, sampling, prompt_length)
+        return BatchEngine(policy, tokenizer, sampling, prompt_length)
 
 
 @dataclass(frozen=True)
-class _BatchEngine:
+class BatchEngine:
+    """An opened `BatchSampler`."""
+
     policy: Policy
     tokenizer: Tokenizer
     sampling: Sampling
     prompt_length: int
 
     def __call__(self, params, requests, key):
+        prompts, ids, given, options = self.arguments(requests)
+        samples = compiled_sample(
+            self.policy,
+            params,
+            *prompts,
+            key,
+            self.sampling,
+            ids=ids,
+            given=given,
+            **options,
+        )
+        return self.completions(requests, *gathered(samples))
+
+    def arguments(self, requests: Sequence[Request]):
+        """((prompt, prompt_mask), ids, given, static arguments) of `sample`.
+
+        Raises ValueError for requests that one call of it cannot meet.
+        """
         check_requests(requests, self.sampling, self.prompt_length, self.tokenizer)
         kinds = {(len(r.ids), r.stop_tokens) for r in requests}
         if len(kinds) != 1:
@@ -206,19 +228,15 @@ class _BatchEngine:
                 "completions; write sampler: continuous"
             )
         ((group, stops),) = kinds
-        samples = compiled_sample(
-            self.policy,
-            params,
-            *left_padded([r.prompt for r in requests], self.prompt_length),
-            key,
-            self.sampling,
-            group=group,
-            stop_tokens=stops,
-            pad_token=self.tokenizer.pad_token,
-            ids=np.array([i for r in requests for i in r.ids], np.int32),
-            given=given_tokens(requests, self.sampling.max_tokens),
-        )
-        tokens, mask, logps, ended = gathered(samples)
+        prompts = left_padded([r.prompt for r in requests], self.prompt_length)
+        ids = np.array([i for r in requests for i in r.ids], np.int32)
+        given = given_tokens(requests, self.sampling.max_tokens)
+        pad = self.tokenizer.pad_token
+        options = {"group": group, "stop_tokens": stops, "pad_token": pad}
+        return prompts, ids, given, options
+
+    def completions(self, requests: Sequence[Request], tokens, mask, logps, ended):
+        """What was drawn, `Samples` on the host, as the requests ask for it."""
         lengths = mask.sum(-1)
 
         def completion(p: int, g: int) -> Completion:
@@ -231,4 +249,5 @@ class _BatchEngine:
             finish = "stop" if full or found is not None else "length"
             return Completion(tokens[p, g, :n], logps[p, g, :n], finish)
 
-        return [[completion(p, g) for g in range(group)] for p in range(len(requests))]
+        shape = ended.shape
+        return [[completion(p, g) for g in range(shape[1])] for p in range(shape[0])]

@@ -46,12 +46,13 @@ class Child:
             self.told = True
             self.process.send_signal(signum)
 
-    def said(self) -> str:
-        """The last line that it printed, as an error's line without its beginning."""
+    def said(self, folder: Path) -> str:
+        """Its last line about the run in `folder`, else its last line at all."""
         with self.log.open(errors="replace") as file:
             file.seek(self.offset)
-            lines = [line.strip() for line in file if line.strip()]
-        return lines[-1].removeprefix("unipost: ") if lines else ""
+            lines = [x.strip().removeprefix("unipost: ") for x in file if x.strip()]
+        own = [x for x in lines if x.startswith(f"{folder}: ")]
+        return (own or lines or [""])[-1]
 
 
 def start(unit: Unit, folders: Folders, cache: str | None) -> Child:
@@ -101,18 +102,20 @@ def _environment() -> dict[str, str]:
 
 def outcome(child: Child, folders: Folders) -> dict[Run, tuple[State, str]]:
     """{run: (state, problem)} after a process has ended."""
-    code, said = child.process.returncode, child.said()
+    return {run: _outcome(child, run, folders) for run in child.unit.runs}
+
+
+def _outcome(child: Child, run: Run, folders: Folders) -> tuple[State, str]:
+    code, said = child.process.returncode, child.said(folders.of(run))
+    if folders.finished(run):
+        return "finished", ""
     if code == EXIT or (child.told and code < 0):
-        state, problem = "stopped", ""
-    elif BUSY in said:
-        state, problem = "elsewhere", said
-    else:
-        state, problem = "failed", _problem(code, said)
-    whole: tuple[State, str] = "finished", ""
-    return {
-        run: whole if folders.finished(run) else (state, problem)
-        for run in child.unit.runs
-    }
+        return "stopped", ""
+    place = str(folders.of(run))
+    said = said.removeprefix(f"{place}: ").replace(f"{place}/", "")
+    if BUSY in said:
+        return "elsewhere", said
+    return "failed", _problem(code, said)
 
 
 def _problem(code: int, said: str) -> str:

@@ -3,7 +3,7 @@
     python -m unipost.sweep.together [--cache FOLDER|off] RUN RUN ...
 
 Every RUN is a run directory with its config.yaml. What is printed and the exit code
-are those of `unipost run`.
+are those of `unipost run`, with a line `unipost: RUN: why` for each that failed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ def _train(options: argparse.Namespace) -> None:
     from unipost.compilation import enable_cache
     from unipost.config import load
     from unipost.train import Experiment
-    from unipost.vectorised import train_together
+    from unipost.vectorised import Failed, train_together
 
     enable_cache(options.cache)
     folders = options.folders
     experiments = [load(Experiment, folder / "config.yaml") for folder in folders]
-    train_together(experiments, folders, f"{len(folders)} runs")
+    try:
+        train_together(experiments, folders, f"{len(folders)} runs")
+    except Failed as failed:
+        for place, error in failed.failures.items():
+            print(f"unipost: {folders[place]}: {error}", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ ALONE = {
 }
 """Fields that keep an experiment alone when they are not None, and why."""
 ONE = {
-    "microbatches": "a batch in pieces is for models that fill the device by themselves",
+    "microbatches": "batches in pieces are for models that fill a device",
     "sync_every": "the sampler keeps parameters of its own",
 }
 """Numbers that keep an experiment alone when they are not 1, and why."""
@@ -62,7 +62,7 @@ def _sampled_otherwise(data: Source) -> Iterator[str]:
         return
     if type(data.sampler) is not BatchSampler:
         name = type(data.sampler).__name__
-        yield f"data.sampler: {name} samples for one run at a time; write sampler: batch"
+        yield f"data.sampler: {name} samples one run at a time; write batch"
     rewards = [data.reward, *getattr(data.reward, "rewards", {}).values()]
     if any(isinstance(x, RewardModel | ProcessRewardModel) for x in rewards):
         yield "data.reward: it is a model, of which every run would hold one"

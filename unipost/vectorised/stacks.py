@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array
-
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -49,7 +47,7 @@ def stack(trees: Sequence[Any]) -> Stack:
     columns = list(zip(*(jax.tree.leaves(tree) for tree in trees), strict=True))
     axes = tuple(None if _shared(column) else 0 for column in columns)
     leaves = [
-        column[0] if axis is None else _column(column)
+        column[0] if axis is None else _array(column)
         for column, axis in zip(columns, axes, strict=True)
     ]
     return Stack(leaves, structure, axes)
@@ -62,34 +60,33 @@ def _shared(column: Sequence[Any]) -> bool:
     return all(x is first for x in column)
 
 
-def _column(column: Sequence[Any]) -> Any:
-    if all(isinstance(x, np.ndarray) for x in column):
-        return np.stack(column)
+def _array(column: Sequence[Any]) -> Any:
+    """One array [R, ...], stacked on the host: to compile it would take longer."""
     if any(isinstance(x, int | float) for x in column):
-        column = [float(x) for x in column]
-    return _joined(tuple(column))
+        return _numbers([float(x) for x in column])
+    return np.stack([np.asarray(x) for x in column])
 
 
 @jax.jit
-def _joined(column: tuple[Any, ...]) -> Array:
+def _numbers(column: list[Any]) -> jax.Array:
     return jnp.stack(column)
 
 
+def joined(trees: Sequence[Any]) -> Any:
+    """The trees of R runs as one, every leaf a new array [R, ...]."""
+    return jax.tree.map(lambda *column: jnp.asarray(_array(column)), *trees)
+
+
 def stacked(tree: Any) -> Stack:
-    """A tree that has the axis of the runs already, in every leaf."""
+    """A tree that has the axis of the runs in every leaf."""
     leaves, structure = jax.tree.flatten(tree)
     return Stack(leaves, structure, (0,) * len(leaves))
 
 
-@partial(jax.jit, static_argnums=1)
-def unstack(whole: Stack, runs: int) -> list[Any]:
-    """The tree of every run."""
-
-    def of(i: int) -> Any:
-        pairs = zip(whole.leaves, whole.axes, strict=True)
-        return whole.one([x if axis is None else x[i] for x, axis in pairs])
-
-    return [of(i) for i in range(runs)]
+def parted(tree: Any, runs: int) -> list[Any]:
+    """The tree of every run: the inverse of `joined`."""
+    host = jax.device_get(tree)
+    return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), host) for i in range(runs)]
 
 
 def over_runs(function: Callable[..., Any], *stacks: Stack) -> Any:
@@ -113,6 +110,6 @@ def call(function: Callable[..., Any], *stacks: Stack) -> Any:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def advance(function: Callable[..., Any], moved: Stack, *stacks: Stack) -> Any:
-    """`call` that overwrites its first stack, the state of a training step."""
-    return over_runs(function, moved, *stacks)
+def advance(function: Callable[..., Any], moved: Any, *stacks: Stack) -> Any:
+    """`call` that overwrites its first tree, in which every leaf has the axis."""
+    return over_runs(function, stacked(moved), *stacks)

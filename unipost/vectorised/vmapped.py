@@ -1,0 +1,179 @@
+"""A step of all runs as one program, vmapped over stacked arrays [R, ...]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from unipost.adapters import with_trained
+from unipost.annealed import annealed_numbers, at_step
+from unipost.diagnostics import combine
+from unipost.loop import Carried
+from unipost.policy import Policy
+from unipost.profiling import on_device, phase
+from unipost.sources import Experience
+from unipost.update import State, advantage, minibatch, update, with_streams
+from unipost.vectorised.members import Member
+from unipost.vectorised.stacks import (
+    Stack,
+    advance,
+    call,
+    joined,
+    parted,
+    stack,
+    stacked,
+)
+from unipost.vectorised.steps import Taken
+
+Draw = Callable[[Sequence[Member], int, Any], list[Experience]]
+"""The rows of a step of the members, given the parameters as `Whole` stacks them."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the programs of a step are compiled for, beside the shapes of arrays.
+
+    judge  the policy of the reference; None: there is no reference
+    """
+
+    policy: Policy
+    judge: Policy | None
+    minibatches: int
+
+    def streams(self, objective, state, frozen, reference, rows, batch) -> Any:
+        """The batch with the streams that the objective reads as data."""
+        return with_streams(
+            objective,
+            self.policy,
+            rows,
+            batch,
+            with_trained(frozen, state.params),
+            reference,
+            reference_policy=self.judge,
+            microbatches=self.minibatches,
+            minibatches=self.minibatches,
+        )
+
+
+@dataclass(frozen=True)
+class Single(Shape):
+    """A step with one update."""
+
+    def __call__(
+        self, state, objective, optimizer, frozen, reference, rows, batch, total
+    ):
+        """(state, metrics) after it."""
+        batch = self.streams(objective, state, frozen, reference, rows, batch)
+        own = objective, optimizer, state
+        return update(self.policy, *own, rows, batch, 1, total, None, frozen)
+
+
+@dataclass(frozen=True)
+class Prepare(Shape):
+    """What a step with several updates begins with."""
+
+    def __call__(self, objective, state, frozen, reference, rows, batch):
+        """(rows, batch with its streams, signal)."""
+        batch = self.streams(objective, state, frozen, reference, rows, batch)
+        whole, pieces = with_trained(frozen, state.params), self.minibatches
+        own = objective, whole, rows, batch
+        return rows, batch, advantage(self.policy, *own, pieces, pieces)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One of the updates of a step, on its minibatch."""
+
+    policy: Policy
+    index: int
+    count: int
+
+    def __call__(self, state, objective, optimizer, frozen, whole, total):
+        """(state, metrics) after it."""
+        rows, batch, signal = minibatch(whole, self.index, self.count)
+        own = objective, optimizer, state
+        return update(self.policy, *own, rows, batch, 1, total, signal, frozen)
+
+
+def _combined(updates: list[Any]) -> Any:
+    return combine(updates)
+
+
+class Vmapped:
+    """The runs of a group, their arrays stacked.
+
+    One that has failed keeps its place and computes on: the program stays the same.
+    """
+
+    def __init__(self, members: Sequence[Member], draw: Draw):
+        self._members, self._draw = members, draw
+        loops = [member.loop for member in members]
+        self._objectives = [loop.experiment.objective for loop in loops]
+        self._anneals = bool(annealed_numbers(self._objectives[0]))
+        self._state: State = joined([member.carried.state for member in members])
+        self._frozen = stack([loop.frozen for loop in loops])
+        judges = [loop.reference and loop.reference.params for loop in loops]
+        self._reference = stack(judges)
+        self._optimizer = stack([loop.experiment.optimizer for loop in loops])
+        total = jnp.asarray(self._experiment.steps * self._updates)
+        self._total = stack([total] * len(members))
+        for member in members:
+            member.carried = None
+
+    @property
+    def _experiment(self):
+        return self._members[0].loop.experiment
+
+    @property
+    def _updates(self) -> int:
+        return self._experiment.inner_epochs * self._experiment.minibatches
+
+    @cached_property
+    def _objective(self) -> Stack:
+        return stack([at_step(each, 0) for each in self._objectives])
+
+    def step(self, step: int) -> Taken:
+        """See `Steps.step`."""
+        if self._anneals:
+            self._objective = stack([at_step(x, step) for x in self._objectives])
+        with phase("data"):
+            trained = stacked(self._state.params)
+            drawn = self._draw(self._members, step, (self._frozen, trained))
+            rows = stack([one.rows for one in drawn])
+            batch = stack([one.batch for one in drawn])
+        with on_device("update") as gives:
+            values = self._advanced(rows, batch)
+            gives(values)
+        epochs = self._experiment.inner_epochs
+        counts = [int(np.sum(one.rows.response_mask)) * epochs for one in drawn]
+        return Taken(values, [one.metrics for one in drawn], counts)
+
+    def _advanced(self, rows: Stack, batch: Stack) -> Any:
+        """Take the updates of a step; their metrics {name: [R]}."""
+        loop, pieces = self._members[0].loop, self._experiment.minibatches
+        shape = loop.model.policy, loop.reference and loop.reference.policy, pieces
+        own = self._objective, self._optimizer, self._frozen
+        given = self._reference, rows, batch
+        if self._updates == 1:
+            parts = *own, *given, self._total
+            self._state, values = advance(Single(*shape), self._state, *parts)
+            return values
+        parts = self._objective, stacked(self._state), self._frozen, *given
+        whole, found = stacked(call(Prepare(*shape), *parts)), []
+        for i in range(self._updates):
+            one = Update(loop.model.policy, i % pieces, pieces)
+            parts = *own, whole, self._total
+            self._state, values = advance(one, self._state, *parts)
+            found.append(values)
+        return call(_combined, stacked(found))
+
+    def settle(self) -> None:
+        """See `Steps.settle`."""
+        states = parted(self._state, len(self._members))
+        for member, state in zip(self._members, states, strict=True):
+            member.carried = Carried(state)
