@@ -1,0 +1,248 @@
+"""The Transferability Index (2507.00432): gains on other tasks against those on one.
+
+Benchmarks come in groups; b is a benchmark of group g, R_b a score in 0 ... 100, and
+dR_b = R_b^tuned - R_b^base. Three forms are in circulation:
+
+    relative gain (v1)     TI_g = 100 mean_b(dR_b / R_b^base) / the same of the source
+    domain index (v2)      TI_g = 100 DI_g / DI_source, with
+                           DI_g = sum_b w_b sign(dR_b) |dR_b / s_g|^(1/2),
+                           w_b = (100 - R_b^base) / sum_u (100 - R_u^base),
+                           s_g the standard deviation of the gains of this model in g
+    domain index, pooled   the same with one s_g over the gains of all models audited
+
+The published numbers are those of the third: with the s_g of each model they do not
+come out. TI is a ratio, so a loss divided by a loss would read as a gain: it is NaN unless
+the source's index is above 0, or, where there is an interval, its lower end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from unipost.evaluate import Interval
+
+Scores = Mapping[str, float]
+Groups = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Transfer from one group of benchmarks to the others.
+
+    index  domain index DI of every group (or mean relative gain)
+    gain   mean dR of every group, in points
+    ratio  TI of every group but the source, in percent; NaN where it means nothing
+    reason why it is NaN, or ""
+    """
+
+    index: dict[str, float]
+    gain: dict[str, float]
+    ratio: dict[str, float]
+    reason: str = ""
+
+
+def domain_index(
+    base: ArrayLike, tuned: ArrayLike, spread: float, power: float = 0.5
+) -> np.ndarray:
+    """sum_b w_b sign(dR_b) |dR_b / spread|^power over the last axis, scores [... B].
+
+    w_b is proportional to the headroom 100 - R_b^base. Raises ValueError for scores
+    outside 0 ... 100, no headroom at all and a spread that is not positive.
+    """
+    base, tuned = np.broadcast_arrays(np.asarray(base, float), np.asarray(tuned, float))
+    for name, scores in (("base", base), ("tuned", tuned)):
+        if not ((scores >= 0) & (scores <= 100)).all():
+            raise ValueError(f"domain_index: {name} scores are not all in 0 ... 100")
+    if not spread > 0:
+        raise ValueError(
+            f"domain_index: spread is {spread}; gains that are all alike have no scale"
+        )
+    room = 100.0 - base
+    total = room.sum(-1, keepdims=True)
+    if not (total > 0).all():
+        raise ValueError("domain_index: every base score is 100; nothing can be gained")
+    scaled = (tuned - base) / spread
+    return (room / total * np.sign(scaled) * np.abs(scaled) ** power).sum(-1)
+
+
+def relative_gain(base: ArrayLike, tuned: ArrayLike) -> np.ndarray:
+    """mean_b dR_b / R_b^base over the last axis; NaN where a base score is 0."""
+    base, tuned = np.asarray(base, float), np.asarray(tuned, float)
+    gains = np.divide(
+        tuned - base, base, out=np.full(base.shape, np.nan), where=base != 0
+    )
+    return gains.mean(-1)
+
+
+def pooled_spread(
+    pairs: Iterable[tuple[Scores, Scores]], groups: Groups
+) -> dict[str, float]:
+    """s_g of all gains of several (base, tuned) models, a number per group.
+
+    The population standard deviation; that of a sample cancels where groups have
+    equally many benchmarks.
+    """
+    gains: dict[str, list[float]] = {name: [] for name in groups}
+    for base, tuned in pairs:
+        for name, benchmarks in groups.items():
+            gains[name] += [tuned[b] - base[b] for b in benchmarks]
+    return {name: float(np.std(values)) for name, values in gains.items()}
+
+
+def transfer_index(
+    base: Scores,
+    tuned: Scores,
+    groups: Groups,
+    *,
+    source: str = "math",
+    spread: Mapping[str, float] | None = None,
+    power: float = 0.5,
+) -> Transfer:
+    """TI by the domain index, from scores {benchmark: 0 ... 100}.
+
+    spread  s_g by group, as `pooled_spread` gives; None: of this model's own gains
+
+    Raises ValueError for a source that is no group and benchmarks without a score.
+    """
+    check_groups(base, tuned, groups, source)
+    gains = {
+        name: np.array([tuned[b] - base[b] for b in benchmarks])
+        for name, benchmarks in groups.items()
+    }
+    spread = spread or {name: float(np.std(x)) for name, x in gains.items()}
+    index = {
+        name: float(
+            domain_index(
+                [base[b] for b in benchmarks],
+                [tuned[b] for b in benchmarks],
+                spread[name],
+                power,
+            )
+        )
+        for name, benchmarks in groups.items()
+    }
+    means = {name: float(x.mean()) for name, x in gains.items()}
+    return _ratios(index, means, source)
+
+
+def relative_transfer(
+    base: Scores, tuned: Scores, groups: Groups, *, source: str = "math"
+) -> Transfer:
+    """TI by relative gains, the form of the first version of the paper.
+
+    A group with a base score of 0 has none; it says so in `reason`.
+    """
+    check_groups(base, tuned, groups, source)
+    index, means = {}, {}
+    for name, benchmarks in groups.items():
+        pairs = np.array([(base[b], tuned[b]) for b in benchmarks]).T
+        index[name] = float(relative_gain(*pairs))
+        means[name] = float((pairs[1] - pairs[0]).mean())
+    found = _ratios(index, means, source)
+    zero = [name for name, value in index.items() if math.isnan(value)]
+    if zero:
+        reason = f"a base score of {', '.join(zero)} is 0"
+        return Transfer(index, means, found.ratio, reason)
+    return found
+
+
+def check_groups(base: Scores, tuned: Scores, groups: Groups, source: str) -> None:
+    """Raises ValueError where the groups and the scores do not fit."""
+    if source not in groups:
+        raise ValueError(
+            f"source: {source!r} is no group; write one of {', '.join(groups)}"
+        )
+    for name, benchmarks in groups.items():
+        for b in benchmarks:
+            if b not in base or b not in tuned:
+                which = "base" if b not in base else "tuned"
+                raise ValueError(
+                    f"groups.{name}: {b} has no score of the {which} model"
+                )
+
+
+def _ratios(index: dict[str, float], means: dict[str, float], source: str) -> Transfer:
+    own = index[source]
+    if not own > 0:
+        ratio = {name: math.nan for name in index if name != source}
+        return Transfer(index, means, ratio, f"the index of {source} is not positive")
+    ratio = {n: 100.0 * value / own for n, value in index.items() if n != source}
+    return Transfer(index, means, ratio)
+
+
+def transfer_interval(
+    base: Mapping[str, ArrayLike],
+    tuned: Mapping[str, ArrayLike],
+    groups: Groups,
+    spread: Mapping[str, float],
+    *,
+    source: str = "math",
+    power: float = 0.5,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of DI of every group and, as "ti/GROUP", of TI, by bootstrap.
+
+    base, tuned  {benchmark: outcomes [items] or [seeds, items] in 0 ... 1}, the same
+                 items in both; seeds and items are drawn anew, the same for both
+    spread       s_g by group, held fixed
+
+    TI is the ratio within each draw. Where the lower end of the source's interval is
+    not above 0 a TI is NaN: it would divide by what may be nothing or a loss.
+    """
+    outcomes = {b: _paired(b, base[b], tuned[b]) for g in groups.values() for b in g}
+    rng = np.random.default_rng(seed)
+    drawn = {b: _resampled(*pair, draws, rng) for b, pair in outcomes.items()}
+    points = {b: (pair[0].mean(), pair[1].mean()) for b, pair in outcomes.items()}
+
+    def indices(scores) -> dict[str, np.ndarray]:
+        found = {}
+        for name, benchmarks in groups.items():
+            before = 100.0 * np.stack([scores[b][0] for b in benchmarks], -1)
+            after = 100.0 * np.stack([scores[b][1] for b in benchmarks], -1)
+            found[name] = domain_index(before, after, spread[name], power)
+        return found
+
+    whole, many = indices(points), indices(drawn)
+    out = {name: _interval(float(whole[name]), many[name]) for name in groups}
+    for name in groups:
+        if name == source:
+            continue
+        if out[source].low > 0:
+            ratio = 100.0 * whole[name] / whole[source]
+            values = 100.0 * many[name] / many[source]
+            out[f"ti/{name}"] = _interval(float(ratio), values)
+        else:
+            out[f"ti/{name}"] = Interval(math.nan, math.nan, math.nan)
+    return out
+
+
+def _paired(name: str, base: ArrayLike, tuned: ArrayLike):
+    one, other = (np.atleast_2d(np.asarray(x, float)) for x in (base, tuned))
+    if one.shape[1] != other.shape[1] or not one.size:
+        raise ValueError(
+            f"{name}: {one.shape[1]} items of the base and {other.shape[1]} of the "
+            "tuned model; give outcomes of the same items"
+        )
+    return one, other
+
+
+def _resampled(one: np.ndarray, other: np.ndarray, draws: int, rng) -> tuple:
+    """Means [draws] of both with the same items drawn, and each its own seeds."""
+    items = rng.integers(one.shape[1], size=(draws, one.shape[1]))
+
+    def means(x: np.ndarray) -> np.ndarray:
+        seeds = rng.integers(len(x), size=(draws, len(x)))
+        return np.array([x[s][:, i].mean() for s, i in zip(seeds, items, strict=True)])
+
+    return means(one), means(other)
+
+
+def _interval(value: float, draws: np.ndarray) -> Interval:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
