@@ -1,6 +1,7 @@
 """Eight host devices and 64-bit mode for every test; float32 is asked for by dtype."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# compiling for TPUs needs libtpu, which the extra `tpu` brings
+collect_ignore = [] if find_spec("libtpu") else ["test_plan_tpu.py"]
 
 
 def pytest_configure(config):

@@ -100,10 +100,9 @@ def test_a_phase_of_the_device_ends_with_its_results(monkeypatch):
                 assert result.asked.wait(5)
                 clock.now = now
                 result.ready.set()
-                while phases._done < (1 if result is one else 2):
+                while len(phases._pending) == (2 if result is one else 1):
                     time.sleep(0.001)
             clock.now = 7.5
-        phases.wait()
         assert phases.between(0.0, 8.0) == {"score": 4.0, "update": 2.0, "data": 1.5}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from tiny_sweep import BASE, RATE, SWEEP, write_sweep
@@ -10,9 +11,13 @@ from unipost.config import load, to_tree
 from unipost.experiment import Experiment
 from unipost.sweep.grid import combinations, short_keys
 from unipost.sweep.plan import Shard, make_plan, plan_text
-from unipost.sweep.record import Folders
+from unipost.sweep.record import Folders, check_files
 from unipost.sweep.settings import load_sweep
 from unipost.tree import ConfigError
+from unipost.vectorised import split
+
+ROOT = Path(__file__).parents[1]
+ABLATIONS = sorted((ROOT / "experiments" / "ablations").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -179,6 +184,10 @@ def test_runs_that_differ_in_numbers_alone_are_one_program(file, tmp_path):
     plan = make_plan(sweep, Shard(2, 3), folders, "together")
     assert [len(unit.runs) for unit in plan.units] == [2, 1]
     assert [*plan.alone] == ["no other run has the same program"]
+    # each of three processes has a part of them
+    plan = make_plan(sweep, Shard(), folders, "together", 3)
+    assert [len(unit.runs) for unit in plan.units] == [2, 2, 2, 2]
+    assert len({run for unit in plan.units for run in unit.runs}) == 8
     plan = make_plan(sweep, Shard(), folders, "separate")
     assert [len(unit.runs) for unit in plan.units] == [1] * 8
 
@@ -188,3 +197,16 @@ def test_the_plan_says_why_runs_are_alone(file, tmp_path):
     plan = make_plan(sweep, Shard(), folders, "together")
     text = plan_text(sweep, Shard(), plan, folders)
     assert "alone     8 (" in text and " and 5 more): microbatches: 2" in text
+
+
+@pytest.mark.parametrize("file", ABLATIONS, ids=lambda f: f.stem)
+def test_the_ablations_can_be_read(file, monkeypatch):
+    """Each says what it tests and how it is run, and has several seeds."""
+    monkeypatch.chdir(ROOT)
+    sweep, text = load_sweep(file), file.read_text()
+    assert text.startswith("# Claim: ") and "# Cost: " in text and "# Found: " in text
+    assert f"unipost sweep experiments/ablations/{file.name}" in text
+    assert len(sweep.combinations) > 2 < len(sweep.seeds)
+    assert sweep.settings.claim.endswith(".")
+    check_files(sweep)
+    assert all(len(g) > 1 for g in split([run.experiment for run in sweep.runs]))

@@ -20,7 +20,8 @@ from unipost.evaluate import bootstrap_mean, paired_difference
 from unipost.locks import held
 from unipost.preemption import EXIT, Stopped
 from unipost.runs import RunError
-from unipost.sweep import children, command
+from unipost.sweep import children
+from unipost.sweep.machine import Machine, find_machine
 from unipost.sweep.plan import Shard, make_plan, plan_text
 from unipost.sweep.record import Folders, last_line, open_sweep
 from unipost.sweep.run import Asked, Progress, run_sweep
@@ -29,7 +30,7 @@ from unipost.sweep.summary import csv_table, summarise, summary_text
 from unipost.sweep.table import Table
 from unipost.train import train
 
-SEPARATE = Asked(jobs=3, grouping="separate")
+SEPARATE = Asked(slots=({},) * 3, grouping="separate")
 
 
 @pytest.fixture
@@ -71,9 +72,16 @@ def test_a_signal_lets_the_runs_save_and_the_sweep_goes_on(
     number, file, tmp_path, quick, capsys
 ):
     sweep, out = load_sweep(file), tmp_path / "out"
-    quick.pause = "0.4"
+    quick.pause = "0.6"
     before = signal.getsignal(number)
-    threading.Timer(0.7, os.kill, (os.getpid(), number)).start()
+
+    def told():
+        """Once three runs have a step behind them and none its last."""
+        while len([*out.glob("*/*/metrics.jsonl")]) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=told).start()
     with pytest.raises(Stopped, match="8 runs left") as stopped:
         run_sweep(sweep, out, SEPARATE)
     assert stopped.value.code == EXIT and signal.getsignal(number) is before
@@ -95,14 +103,14 @@ def test_shards_share_a_folder_and_the_last_sums_up(file, tmp_path, quick, capsy
     run_sweep(sweep, whole, SEPARATE)
     for index in (2, 3, 1):
         assert not (parts / "summary.md").exists()
-        run_sweep(sweep, parts, Asked(Shard(index, 3), 2, "separate"))
+        run_sweep(sweep, parts, Asked(Shard(index, 3), ({}, {}), "separate"))
         said = capsys.readouterr().out
         assert ("other processes" in said) == (index != 1)
     for name in ("sweep.json", "summary.csv", "summary.md"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
     # nothing is left: a start only writes the summary again
     (parts / "summary.md").unlink()
-    run_sweep(sweep, parts, Asked(Shard(2, 3), 2, "separate"))
+    run_sweep(sweep, parts, Asked(Shard(2, 3), ({}, {}), "separate"))
     assert (parts / "summary.md").read_bytes() == (whole / "summary.md").read_bytes()
 
 
@@ -238,14 +246,21 @@ def test_the_command_refuses_what_it_cannot_do(file, tmp_path, capsys, monkeypat
     assert "one of several processes" in capsys.readouterr().err
 
 
-def test_the_number_of_processes_by_the_device(monkeypatch):
-    monkeypatch.setattr(command, "backend", lambda: "cpu")
-    assert command.default_jobs() >= 1
-    monkeypatch.setattr(command, "backend", lambda: "gpu")
-    assert command.default_jobs() == 1
-    monkeypatch.undo()
+def test_processes_get_their_part_of_the_machine(monkeypatch):
+    assert Machine("cpu").jobs >= 1 and Machine("cpu").slots(3, {}) == [{}, {}, {}]
+    gpus = Machine("gpu", 4)
+    assert gpus.jobs == 1 and gpus.slots(1, {}) == [{}]
+    seen = [x["CUDA_VISIBLE_DEVICES"] for x in gpus.slots(3, {})]
+    assert seen == ["0", "1", "2,3"]
+    given = {"CUDA_VISIBLE_DEVICES": "5,7"}
+    assert [x["CUDA_VISIBLE_DEVICES"] for x in gpus.slots(2, given)] == ["5", "7"]
+    shared = gpus.slots(6, {})
+    assert [x["CUDA_VISIBLE_DEVICES"] for x in shared] == ["0", "1", "2", "3", "0", "1"]
+    assert {x["XLA_PYTHON_CLIENT_MEM_FRACTION"] for x in shared} == {"0.450"}
+    with pytest.raises(ValueError, match="--jobs 2: a TPU belongs to one process"):
+        Machine("tpu", 4).slots(2, {})
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert command.backend() == "cpu"
+    assert find_machine() == Machine("cpu")
 
 
 def test_real_runs_are_those_of_unipost_run(file, tmp_path, capsys):
@@ -273,7 +288,7 @@ def test_real_runs_are_those_of_unipost_run(file, tmp_path, capsys):
 
 def test_several_runs_are_one_process(file, tmp_path, quick):
     sweep, out = load_sweep(file), tmp_path / "out"
-    run_sweep(sweep, out, Asked(jobs=2))
+    run_sweep(sweep, out, Asked(slots=({}, {})))
     folders = Folders(out)
     assert all(folders.finished(run) for run in sweep.runs)
     logs = [run for run in sweep.runs if folders.log(run).exists()]

@@ -103,10 +103,8 @@ class Store:
             preservation_policy=policy,
             cleanup_tmp_directories=True,
         )
-        try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
-        except OSError as error:
-            raise self._unwritten("no checkpoint can be written", error) from error
+        processes.on_first(self._probe)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
         for step in self.steps if settings.best else ():
             with contextlib.suppress(OSError, ValueError):  # said when it is read
                 about = read_about(self.folder, step)
@@ -258,6 +256,16 @@ class Store:
         self.numbers.pop(step, None)
         self._manager.reload()
         return name
+
+    def _probe(self) -> None:
+        """Find out before the first step whether anything can be written at all."""
+        probe = self.folder / ".probe"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink()
+        except Exception as error:  # of a bucket, whatever its library raises
+            raise self._unwritten("no checkpoint can be written", error) from error
 
     def _unwritten(self, what: str, error: Exception) -> OSError:
         return OSError(f"{self.folder}: {what}: {reason_of(error)}")

@@ -11,8 +11,8 @@ dR_b = R_b^tuned - R_b^base. Three forms are in circulation:
     domain index, pooled   the same with one s_g over the gains of all models audited
 
 The published numbers are those of the third: with the s_g of each model they do not
-come out. TI is a ratio, so a loss divided by a loss would read as a gain: it is NaN unless
-the source's index is above 0, or, where there is an interval, its lower end.
+come out. TI is a ratio, so a loss divided by a loss would read as a gain: it is NaN
+unless the source's index is above 0, or, where there is an interval, its lower end.
 """
 
 from __future__ import annotations

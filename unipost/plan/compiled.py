@@ -23,6 +23,8 @@ QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    # no chip is opened, so that others may compile or train meanwhile
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 """Environment in which libtpu looks for no machine around it."""
 

@@ -90,49 +90,62 @@ def remedies(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
     """Changes of settings under which some mesh fits, one at a time, then together.
 
     In the order of what they cost: recomputing layers and more microbatches change no
-    number; moments in bfloat16 and fewer rows do.
+    number; moments in bfloat16 and fewer rows do. Of each the smallest change that is
+    enough; several together only where none is by itself.
     """
-    together, names = experiment, []
-    for text, changed in _changes(experiment):
-        found = quickest(changed, topology)
-        if found is not None:
-            yield dataclasses.replace(found, change=text)
-    for text, changed in _chain(experiment):
+    alone = 0
+    for changes in (_recomputed, _pieces, _halved, _narrower, _fewer):
+        for text, changed in changes(experiment):
+            found = quickest(changed, topology)
+            if found is not None:
+                alone += 1
+                yield dataclasses.replace(found, change=text)
+                break
+    names, together = [], experiment
+    for text, changed in _chain(experiment) if not alone else ():
         together, names = changed, [*names, text]
         found = quickest(together, topology)
-        if found is not None and len(names) > 1:
+        if found is not None:
             yield dataclasses.replace(found, change=" ".join(names))
             return
 
 
-def _changes(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
-    """(KEY=VALUE, experiment) of single changes."""
-    replace, compute = dataclasses.replace, experiment.compute
+Changes = Iterator[tuple[str, Experiment]]
+"""(KEY=VALUE, experiment) of single changes, the smallest first."""
+
+
+def _recomputed(experiment: Experiment) -> Changes:
+    compute = experiment.compute
     if compute.remat != "full":
-        new = replace(compute, remat="full")
-        yield "compute.remat=full", replace(experiment, compute=new)
-    yield from _pieces(experiment)
+        new = dataclasses.replace(compute, remat="full")
+        yield "compute.remat=full", dataclasses.replace(experiment, compute=new)
+
+
+def _halved(experiment: Experiment) -> Changes:
+    compute = experiment.compute
     if compute.dtype != "bfloat16":
-        new = replace(compute, dtype="bfloat16")
-        yield "compute.dtype=bfloat16", replace(experiment, compute=new)
-    if getattr(experiment.optimizer, "mu_dtype", "bfloat16") is None:
-        optimizer = experiment.optimizer
-        new = replace(optimizer, **{"mu_dtype": "bfloat16"})
-        yield "optimizer.mu_dtype=bfloat16", replace(experiment, optimizer=new)
-    yield from _fewer(experiment)
+        new = dataclasses.replace(compute, dtype="bfloat16")
+        yield "compute.dtype=bfloat16", dataclasses.replace(experiment, compute=new)
 
 
-def _chain(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
-    """The changes on top of each other: remat, the most microbatches, moments."""
-    names = ("compute.remat", "microbatches", "compute.dtype", "optimizer.mu_dtype")
-    for name in names:
-        some = [x for x in _changes(experiment) if x[0].startswith(name)]
+def _narrower(experiment: Experiment) -> Changes:
+    optimizer = experiment.optimizer
+    if getattr(optimizer, "mu_dtype", "bfloat16") is None:
+        new = dataclasses.replace(optimizer, **{"mu_dtype": "bfloat16"})
+        text = "optimizer.mu_dtype=bfloat16"
+        yield text, dataclasses.replace(experiment, optimizer=new)
+
+
+def _chain(experiment: Experiment) -> Changes:
+    """The changes on top of each other, each as far as it goes."""
+    for changes in (_recomputed, _halved, _pieces, _narrower):
+        some = list(changes(experiment))
         if some:
             text, experiment = some[-1]
             yield text, experiment
 
 
-def _pieces(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
+def _pieces(experiment: Experiment) -> Changes:
     """More microbatches, down to a prompt each."""
     count = experiment.microbatches * 2
     most = experiment.data.prompts // experiment.minibatches
@@ -143,7 +156,7 @@ def _pieces(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
         count *= 2
 
 
-def _fewer(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
+def _fewer(experiment: Experiment) -> Changes:
     """Half and a quarter of the prompts, where the data has that setting."""
     data, pieces = experiment.data, experiment.minibatches * experiment.microbatches
     if not isinstance(data, Demonstrations | Preferences | LabelledRows | Rollouts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,11 @@ if TYPE_CHECKING:
     from unipost.experiment import Experiment
     from unipost.mesh import Mesh
     from unipost.plan.plan import Plan
+    from unipost.plan.search import Candidate
     from unipost.plan.topology import Topology
+
+TRIED = 3
+"""Suggestions that are compiled at most, until one fits."""
 
 PLAN = """\
 Compile the training step of an experiment for a TPU that is not there, and say what
@@ -68,9 +73,7 @@ def run_plan(options: argparse.Namespace) -> None:
     if options.estimate or not topology.is_tpu:
         found = estimate_plan(experiment, topology)
     else:
-        found = compile_plan(
-            experiment, topology, lambda text: print(text, file=sys.stderr)
-        )
+        found = compile_plan(experiment, topology, partial(print, file=sys.stderr))
     print(page(found))
     if not found.fits:
         print(advice(experiment, topology, found))
@@ -143,16 +146,38 @@ def with_mesh(
 
 
 def advice(experiment: Experiment, topology: Topology, found: Plan) -> str:
-    """What to change where a step does not fit, each with how it is known."""
-    from unipost.plan.page import suggestion
-    from unipost.plan.search import remedies, smallest
+    """What to change where a step does not fit, each with how it is known.
 
-    lines = ["", "what fits by estimate, the least change first:"]
-    best = smallest(experiment, topology)
-    if best is not None:
-        lines.append(suggestion(best, "estimate"))
-    for one in remedies(experiment, topology):
-        lines.append(suggestion(one, "estimate"))
-    if len(lines) == 2:
-        return f"\nno mesh of {topology.chips} chips fits by estimate, whatever is changed"
-    return "\n".join(lines)
+    The least spread mesh and the quickest one as things are, then changed settings, by
+    estimate. Where the step was compiled, so is the first of them that holds.
+    """
+    from unipost.plan.page import suggestion
+    from unipost.plan.search import quickest, remedies, smallest
+
+    same = [f(experiment, topology) for f in (smallest, quickest)]
+    every = [c for c in same if c is not None]
+    every = [c for i, c in enumerate(every) if c.mesh not in [x.mesh for x in every[:i]]]
+    every += remedies(experiment, topology)
+    if not every:
+        chips = topology.chips
+        return f"\nno mesh of {chips} chips fits by estimate, whatever is changed"
+    lines, holds = [], found.method != "compiled"
+    for one in every:
+        how = "estimate"
+        if not holds and len(lines) < TRIED:
+            how, holds = _tried(one, topology)
+        lines.append(suggestion(one, how))
+    return "\n".join(("", "what fits, the least change first:", *lines))
+
+
+def _tried(one: Candidate, topology: Topology) -> tuple[str, bool]:
+    """What compiling a suggestion says, and whether it holds."""
+    import sys
+
+    from unipost.plan.page import gib, verdict
+    from unipost.plan.plan import compile_plan
+
+    made = compile_plan(one.experiment, topology, partial(print, file=sys.stderr))
+    if made.fits:
+        return f"estimate; compiled: fits with {gib(made.peak)}", True
+    return f"estimate; compiled: {verdict(made)}", False

@@ -7,9 +7,11 @@ from the end of the one before, or from when it was handed over, to its results.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -71,7 +73,7 @@ class Phases:
         self._host: list[Span] = []
         self._beside: list[Span] = []
         self._device: list[Span] = []
-        self._given = self._done = 0
+        self._pending: deque[float] = deque()
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._open: list[tuple[str, float]] = []
 
@@ -120,7 +122,7 @@ class Phases:
     def watch(self, name: str, start: float, arrays: Any) -> None:
         """See `on_device`: `arrays` are made of what was handed over since `start`."""
         with self._lock:
-            self._given += 1
+            self._pending.append(start)
         self._work.put(_Work(name, start, arrays))
 
     def _watch(self) -> None:
@@ -135,22 +137,26 @@ class Phases:
             now = time.perf_counter()
             with self._lock:
                 self._device.append(Span(name, max(start, last), now))
-                self._done += 1
+                self._pending.popleft()
                 self._lock.notify_all()
             last = now
 
     def wait(self) -> None:
         """Until the device has done all that it was given so far."""
+        self._wait(math.inf)
+
+    def _wait(self, end: float) -> None:
+        """Until what the device was given before `end` is done."""
         with self._lock:
-            given = self._given
-            self._lock.wait_for(lambda: self._done >= given)
+            self._lock.wait_for(lambda: not self._pending or self._pending[0] >= end)
 
     def between(self, start: float, end: float) -> dict[str, float]:
         """Seconds of [start, end] by phase, each moment once: see `divided`.
 
-        Asked for once, of stretches in their order, when all that the device was given
-        before `end` is done. What happened in other threads stands beside it.
+        Asked for once, of stretches in their order; it waits until all that the device
+        was given before `end` is done. What happened in other threads stands beside it.
         """
+        self._wait(end)
         with self._lock:
             found = divided(start, end, self._device, self._host)
             for span in self._beside:

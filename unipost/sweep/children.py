@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,8 +56,13 @@ class Child:
         return (own or lines or [""])[-1]
 
 
-def start(unit: Unit, folders: Folders, cache: str | None) -> Child:
-    """Start a process on a unit, in a session of its own: only we send it signals."""
+def start(
+    unit: Unit, folders: Folders, cache: str | None, slot: Mapping[str, str]
+) -> Child:
+    """Start a process on a unit, in a session of its own: only we send it signals.
+
+    slot  what its environment has beside ours
+    """
     for run in unit.runs:
         _write_config(run, folders.of(run))
         folders.forget_failure(run)
@@ -69,7 +75,7 @@ def start(unit: Unit, folders: Folders, cache: str | None) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=_environment() | dict(slot),
             start_new_session=True,
         )
     return Child(unit, process, log, offset, time.monotonic())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 SWEEP = """\
@@ -25,7 +23,6 @@ SIGTERM and Ctrl-C let the runs save and end with code 75.
   DIR/summary.md, .csv     means over seeds, intervals, differences to the first one
   DIR/logs/                what the runs printed
 """
-PROBE = "import jax; print(jax.default_backend())"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +58,7 @@ def sweep(options: argparse.Namespace) -> None:
 
     from unipost.launch import detected
     from unipost.runs import RunError
+    from unipost.sweep.machine import find_machine
     from unipost.sweep.plan import Shard
     from unipost.sweep.run import Asked, run_sweep
     from unipost.sweep.settings import load_sweep
@@ -74,33 +72,8 @@ def sweep(options: argparse.Namespace) -> None:
     # the devices are the runs': here nothing is computed
     jax.config.update("jax_platforms", "cpu")
     loaded = load_sweep(options.file, options.overrides)
-    jobs = default_jobs() if options.jobs is None else options.jobs
-    asked = Asked(shard, jobs, options.grouping, options.cache)
+    machine = find_machine()
+    jobs = machine.jobs if options.jobs is None else options.jobs
+    slots = tuple(machine.slots(jobs, os.environ))
+    asked = Asked(shard, slots, options.grouping, options.cache)
     run_sweep(loaded, options.out or Path("runs") / options.file.stem, asked)
-
-
-def default_jobs() -> int:
-    """One process per core on CPUs; one where jax finds an accelerator."""
-    if backend() != "cpu":
-        return 1
-    if hasattr(os, "sched_getaffinity"):  # of Linux, where a job has a part of them
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def backend() -> str:
-    """The backend that a run will have, found without starting one here."""
-    from importlib.metadata import entry_points
-    from importlib.util import find_spec
-
-    asked = os.environ.get("JAX_PLATFORMS", "")
-    plugins = entry_points(group="jax_plugins") or find_spec("libtpu")
-    if asked == "cpu" or not (plugins or asked):
-        return "cpu"
-    # a process that has started an accelerator may keep it to itself
-    probe = [sys.executable, "-c", PROBE]
-    found = subprocess.run(probe, capture_output=True, text=True)
-    if found.returncode:
-        said = found.stderr.strip().splitlines() or ["no word"]
-        raise RuntimeError(f"sweep: jax finds no device: {said[-1]}")
-    return found.stdout.split()[-1]

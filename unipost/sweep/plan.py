@@ -73,28 +73,35 @@ class Plan(NamedTuple):
     alone: dict[str, tuple[Run, ...]]
 
 
-def make_plan(sweep: Sweep, shard: Shard, folders: Folders, grouping: Grouping) -> Plan:
-    """The plan of a shard. What is finished does not change which runs are its own."""
+def make_plan(
+    sweep: Sweep, shard: Shard, folders: Folders, grouping: Grouping, jobs: int = 1
+) -> Plan:
+    """The plan of a shard. What is finished does not change which runs are its own.
+
+    Runs that could all be one program are cut into parts for `jobs` processes.
+    """
     runs = tuple(shard.of(sweep.runs))
     finished = tuple(run for run in runs if folders.finished(run))
     left = [run for run in runs if run not in finished]
     if grouping == "separate":
         return Plan(runs, finished, tuple(Unit((run,)) for run in left), {})
-    units, alone = _together(left)
+    units, alone = _together(left, jobs)
     return Plan(runs, finished, units, alone)
 
 
-def _together(runs: Sequence[Run]):
+def _together(runs: Sequence[Run], jobs: int):
     """(units, {why: runs alone}) of runs, those that share a program together."""
     from unipost.vectorised import split, why_not
 
     groups = split([run.experiment for run in runs]) if runs else []
     units, alone = [], {}
     for group in groups:
-        unit = Unit(tuple(runs[i] for i in group))
-        units.append(unit)
+        # its share of the processes, so that none is idle while others have it all
+        parts = -(-jobs * len(group) // len(runs))
+        cuts = [Shard(i + 1, parts).of(group) for i in range(min(parts, len(group)))]
+        units += [Unit(tuple(runs[i] for i in cut)) for cut in cuts if cut]
         if len(group) == 1:
-            (run,) = unit.runs
+            run = runs[group[0]]
             reason = why_not(run.experiment) or "no other run has the same program"
             alone[reason] = (*alone.get(reason, ()), run)
     return tuple(units), alone

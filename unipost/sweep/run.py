@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,16 +35,19 @@ ENDING = "stopping: the runs save; a second signal does not wait for that"
 
 @dataclass(frozen=True)
 class Asked:
-    """How a sweep is run: by which processes and how many at once."""
+    """How a sweep is run.
+
+    slots  an entry for each process at once: its environment beside ours
+    """
 
     shard: Shard = Shard()
-    jobs: int = 1
+    slots: tuple[Mapping[str, str], ...] = ({},)
     grouping: Grouping = "together"
     cache: str | None = None
 
     def __post_init__(self):
-        if self.jobs < 1:
-            raise ValueError(f"--jobs {self.jobs}: write 1 or more")
+        if not self.slots:
+            raise ValueError("--jobs 0: write 1 or more")
 
 
 @dataclass
@@ -76,7 +79,8 @@ def run_sweep(sweep: Sweep, root: Path, asked: Asked) -> None:
     """
     check_files(sweep)
     folders = open_sweep(sweep, root)
-    plan = make_plan(sweep, asked.shard, folders, asked.grouping)
+    parts = asked.grouping, len(asked.slots)
+    plan = make_plan(sweep, asked.shard, folders, *parts)
     print(plan_text(sweep, asked.shard, plan, folders), flush=True)
     progress = Progress(dict.fromkeys(plan.runs, "waiting"))
     for run in plan.finished:
@@ -119,34 +123,34 @@ class _Work:
         self._folders, self._asked = folders, asked
         self._progress, self._view = progress, view
         self._heard, self._passed = heard, 0
-        self._children: list[Child] = []
+        self._free = deque(asked.slots)
+        self._children: list[tuple[Child, Mapping[str, str]]] = []
 
     def run(self) -> None:
         """Until nothing waits and nothing runs, or a signal has ended it all."""
         try:
             while self._children or (self._waiting and not self._heard):
                 self._pass_on()
-                while len(self._children) < self._asked.jobs and not self._heard:
-                    if not self._waiting:
-                        break
+                while self._free and self._waiting and not self._heard:
                     self._begin(self._waiting.popleft())
-                for child in [x for x in self._children if x.ended()]:
-                    self._children.remove(child)
+                for child, slot in [x for x in self._children if x[0].ended()]:
+                    self._children.remove((child, slot))
+                    self._free.append(slot)
                     self._over(child)
                 self._view.show()
                 time.sleep(PAUSE)
         finally:
             # an error of ours leaves no process behind
-            for child in self._children:
+            for child, _ in self._children:
                 child.tell(signal.SIGTERM)
-            for child in self._children:
+            for child, _ in self._children:
                 child.process.wait()
 
     def _pass_on(self) -> None:
         """The first signal asks the runs to save and end, a second one ends them."""
         while self._passed < len(self._heard):
             number = signal.SIGKILL if self._passed else signal.SIGTERM
-            for child in self._children:
+            for child, _ in self._children:
                 child.tell(number)
             self._passed += 1
             self._progress.ending = ENDING
@@ -161,8 +165,9 @@ class _Work:
             progress.since[run] = time.monotonic()
             left += [] if done else [run]
         if left:
-            cache = self._asked.cache
-            self._children.append(start(Unit(tuple(left)), self._folders, cache))
+            slot, cache = self._free.popleft(), self._asked.cache
+            child = start(Unit(tuple(left)), self._folders, cache, slot)
+            self._children.append((child, slot))
 
     def _over(self, child: Child) -> None:
         progress = self._progress

@@ -74,7 +74,7 @@ def _numbers(column: list[Any]) -> jax.Array:
 
 def joined(trees: Sequence[Any]) -> Any:
     """The trees of R runs as one, every leaf a new array [R, ...]."""
-    return jax.tree.map(lambda *column: jnp.asarray(_array(column)), *trees)
+    return jax.tree.map(lambda *column: jax.device_put(_array(column)), *trees)
 
 
 def stacked(tree: Any) -> Stack:
@@ -86,7 +86,12 @@ def stacked(tree: Any) -> Stack:
 def parted(tree: Any, runs: int) -> list[Any]:
     """The tree of every run: the inverse of `joined`."""
     host = jax.device_get(tree)
-    return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), host) for i in range(runs)]
+
+    def of(i: int) -> Any:
+        # a copy: the next step overwrites what the host may look into
+        return jax.tree.map(lambda x: jax.device_put(np.array(x[i])), host)
+
+    return [of(i) for i in range(runs)]
 
 
 def over_runs(function: Callable[..., Any], *stacks: Stack) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,10 +15,10 @@ from unipost.adapters import with_trained
 from unipost.annealed import annealed_numbers, at_step
 from unipost.diagnostics import combine
 from unipost.loop import Carried
-from unipost.policy import Policy
+from unipost.policy import Array, Policy
 from unipost.profiling import on_device, phase
 from unipost.sources import Experience
-from unipost.update import State, advantage, minibatch, update, with_streams
+from unipost.update import State, advantage, update, with_streams
 from unipost.vectorised.members import Member
 from unipost.vectorised.stacks import (
     Stack,
@@ -87,17 +88,28 @@ class Prepare(Shape):
 
 @dataclass(frozen=True)
 class Update:
-    """One of the updates of a step, on its minibatch."""
+    """One of the updates of a step, on one of `count` minibatches."""
 
     policy: Policy
-    index: int
     count: int
 
-    def __call__(self, state, objective, optimizer, frozen, whole, total):
-        """(state, metrics) after it."""
-        rows, batch, signal = minibatch(whole, self.index, self.count)
+    def __call__(self, state, objective, optimizer, frozen, whole, index, total):
+        """(state, metrics) after that on the minibatch at `index`."""
+        cut = partial(_piece, index=index, count=self.count)
+        rows, batch, signal = jax.tree.map(cut, whole)
         own = objective, optimizer, state
         return update(self.policy, *own, rows, batch, 1, total, signal, frozen)
+
+
+def _piece(x: Array, index: Any, count: int) -> Array:
+    """`unipost.update.minibatch` at an index that is traced: one program for all."""
+    size = x.shape[0] // count
+    return jax.lax.dynamic_slice_in_dim(x, index * size, size)
+
+
+def _alike(leaf: Any) -> Stack:
+    """What is one for all runs."""
+    return Stack([leaf], jax.tree.structure(leaf), (None,))
 
 
 def _combined(updates: list[Any]) -> Any:
@@ -120,8 +132,7 @@ class Vmapped:
         judges = [loop.reference and loop.reference.params for loop in loops]
         self._reference = stack(judges)
         self._optimizer = stack([loop.experiment.optimizer for loop in loops])
-        total = jnp.asarray(self._experiment.steps * self._updates)
-        self._total = stack([total] * len(members))
+        self._total = _alike(jnp.asarray(self._experiment.steps * self._updates))
         for member in members:
             member.carried = None
 
@@ -166,8 +177,8 @@ class Vmapped:
         parts = self._objective, stacked(self._state), self._frozen, *given
         whole, found = stacked(call(Prepare(*shape), *parts)), []
         for i in range(self._updates):
-            one = Update(loop.model.policy, i % pieces, pieces)
-            parts = *own, whole, self._total
+            one = Update(loop.model.policy, pieces)
+            parts = *own, whole, _alike(i % pieces), self._total
             self._state, values = advance(one, self._state, *parts)
             found.append(values)
         return call(_combined, stacked(found))
