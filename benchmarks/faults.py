@@ -156,10 +156,13 @@ def _saved(run: Path) -> int:
 def disturbed(file: Path, run: Path, cache: Path, kills: list[Kill]) -> Tally:
     """Give the command until the run is over, with a kill each time while any is left.
 
-    Problems: a process that fails by itself, a SIGTERM after which steps are lost.
+    Problems: a process that fails by itself, a SIGTERM after which steps are lost, a
+    SIGKILL after which more are than those since the last save that was over. That may
+    be the one before the last: a save begins when the one before it is over.
     """
     tally, left = Tally(), list(kills)
     for _ in range(3 * len(kills) + 3):
+        before = _lines(run), _saved(run)
         process, tally.starts = start(file, run, cache), tally.starts + 1
         if left and await_moment(process, left[0], run):
             kill = left.pop(0)
@@ -170,13 +173,17 @@ def disturbed(file: Path, run: Path, cache: Path, kills: list[Kill]) -> Tally:
                 in_save = _saving(run)
             tally.kills.append(kill)
             tally.in_save += in_save
-            lost = _lines(run) - _saved(run)
+            after = _lines(run), _saved(run)
+            # a kill before the first step costs nothing more than the one before it
+            lost = 0 if after == before else after[0] - after[1]
             tally.lost.append(lost)
             # before it listens, python itself ends of the signal
             if code not in (75, -kill.number, 0):
                 tally.problems.append(f"{kill.number.name} ended it with code {code}")
             if code == 75 and lost:
                 tally.problems.append(f"SIGTERM lost {lost} steps")
+            if lost > 2 * EVERY:
+                tally.problems.append(f"{kill.number.name} lost {lost} steps")
             continue
         code = process.wait(LIMIT)
         if code != 0:

@@ -170,7 +170,7 @@ def experiment(kind: str, folder: Path, steps: int, source: type[Source]) -> Exp
         objective,
         AdamW(3e-3),
         steps,
-        minibatches=2 if kind == "grpo" else 1,
+        minibatches=int(os.environ.get("MB", 2)) if kind == "grpo" else 1,
         inner_epochs=2 if kind == "grpo" else 1,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,13 @@ def page() -> str:
 
 
 def _table(experiment: str, title: str) -> str:
-    head = (
-        f"### {title}\n\n| topology | chips | mesh | micro-batches | GiB of a chip | "
-        "arguments | temporaries | fits | TFLOP a chip | GB sent | step, s | MFU |\n"
-        "| --- " * 12
+    columns = (
+        "topology | chips | mesh | micro-batches | GiB of a chip | arguments | "
+        "temporaries | fits | TFLOP a chip | GB sent | step, s | MFU"
     )
+    head = f"### {title}\n\n| {columns} |\n{'| --- ' * 12}|"
     rows = [_row(Cell(experiment, name)) for name in TABLE]
-    return "\n".join((head.replace("| --- " * 12, "| --- " * 12 + "|"), *filter(None, rows)))
+    return "\n".join((head, *filter(None, rows)))
 
 
 def _row(cell: Cell) -> str:
@@ -170,7 +169,7 @@ def errors() -> list[tuple[dict[str, Any], float, float]]:
 def estimate_table() -> str:
     """The estimator against the compiler."""
     lines = [
-        "| experiment | topology | mesh | micro-batches | compiled, GiB | estimate, GiB "
+        "| experiment | topology | mesh | micro-batches | compiled, GiB | estimate "
         "| error |",
         "| --- " * 7 + "|",
     ]
@@ -223,8 +222,3 @@ def write_page() -> None:
     (DOCS / "plan.md").write_text(page())
     if scaling():
         scaling_figure(DOCS / "figures" / "plan_scaling.png")
-
-
-def reports() -> dict[str, dict[str, Any]]:
-    """Every record by the name of its file."""
-    return {p.stem: json.loads(p.read_text()) for p in sorted((DOCS / "plan").iterdir())}

@@ -56,7 +56,9 @@ def traced_update(experiment):
 
     def run(objective, optimizer, state, rows, batch):
         steps, frozen = np.int32(10), subject.frozen
-        return call(objective, optimizer, state, rows, batch, steps=steps, frozen=frozen)
+        return call(
+            objective, optimizer, state, rows, batch, steps=steps, frozen=frozen
+        )
 
     return subject, sizes, jax.jit(run).trace(*arguments)
 
@@ -100,9 +102,9 @@ def test_logits_in_chunks_are_computed_again(tmp_path):
     """The head's forward pass once more, as the trace of a chunked reading says."""
     folder = folder_of(tmp_path / "m")
     subject, sizes, *_ = abstract_step(experiment_of(folder))
-    hidden = abstract.Abstract((sizes.rows, sizes.response, 64), np.float32)
-    targets = abstract.Abstract(hidden.shape[:2], np.int32)
-    mask = abstract.Abstract(hidden.shape[:2], np.bool_)
+    hidden = abstract.shaped((sizes.rows, sizes.response, 64), np.float32)
+    targets = abstract.shaped(hidden.shape[:2], np.int32)
+    mask = abstract.shaped(hidden.shape[:2], np.bool_)
 
     def loss(params, hidden, targets, mask, chunk):
         head = partial(subject.policy.head, params)

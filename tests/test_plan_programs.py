@@ -34,9 +34,7 @@ def test_what_stays_is_what_a_chip_holds(sizes, tmp_path):
     experiment = experiment_of(folder, "preferences")
     layout = layout_of(experiment, sizes)
     step = open_step(experiment, layout)
-    config = parse_config(
-        abstract.read_json(tmp_path / "m" / "config.json"), tmp_path
-    )
+    config = parse_config(abstract.read_json(tmp_path / "m" / "config.json"), tmp_path)
     params = layout.spread(init_params(config, 0))
     params = jax.tree.map(lambda x: x.astype(np.float32), params)
     inner = layout.spread(experiment.optimizer.init(params))

@@ -32,11 +32,11 @@ from unipost.runs import RunError
 from unipost.sampling import ContinuousSampler, Sampling, compiled_sample
 from unipost.sources import EMPTY, Source
 from unipost.train import train
-from unipost.vectorised import Failed, split, train_together, why_not
+from unipost.vectorised import Failed, split, steps, train_together, why_not
 from unipost.vectorised.meeting import Meeting
 from unipost.vectorised.sampling import policy_of_runs
 from unipost.vectorised.stacks import call, joined, parted, stack
-from unipost.vectorised.vmapped import Vmapped
+from unipost.vectorised.steps import Steps, default_way, parts_of
 
 RATES = 1e-2, 3e-3, 3e-3
 
@@ -174,13 +174,13 @@ def test_rollouts_are_those_of_separate_runs(groups, data, tmp_path):
         close(mine, its)
 
 
-def test_in_turn_every_byte_is_that_of_a_run_alone(data, tmp_path):
-    runs = sweep("grpo", data["sums"], clips(), checkpoints=Checkpoints(every=4))
+def test_a_group_cut_into_parts_gives_the_same_numbers(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "_cores", lambda: 2)
+    runs = sweep("grpo", data["sums"], clips(), data=Replayed(data["sums"]))
     places = folders_of(tmp_path / "together", runs)
-    results = train_together(runs, places, way="turn")
+    results = train_together(runs, places)
     for mine, its in zip(places, apart(runs, tmp_path), strict=True):
-        for name in ("metrics.jsonl", "final/model.safetensors"):
-            assert (mine / name).read_bytes() == (its / name).read_bytes()
+        close(mine, its)
     for result, place in zip(results, places, strict=True):
         _, params, _ = load_pretrained(place / "final")
         jax.tree.map(np.testing.assert_array_equal, result.params, params)
@@ -204,14 +204,14 @@ def undisturbed(data, tmp_path_factory):
 
 def stopping(monkeypatch, at: int, error: BaseException) -> None:
     """Let the step after `at` steps raise `error`."""
-    step = Vmapped.step
+    step = Steps.step
 
     def stop(self, number):
         if number == at:
             raise error
         return step(self, number)
 
-    monkeypatch.setattr(Vmapped, "step", stop)
+    monkeypatch.setattr(Steps, "step", stop)
 
 
 def test_a_killed_group_goes_on_although_one_run_went_ahead_alone(
@@ -246,7 +246,7 @@ def test_sigterm_saves_every_run(data, undisturbed, tmp_path, monkeypatch):
         close(mine, its, "evaluation")
 
 
-@pytest.mark.parametrize("way", ["vmap", "turn"])
+@pytest.mark.parametrize("way", ["vmap", "map"])
 def test_a_run_that_diverges_stops_alone(way, data, tmp_path):
     runs = sweep("sft", data["sums"], checkpoints=Checkpoints(every=2))
     bad = replace(runs[1], optimizer=replace(runs[1].optimizer, learning_rate=1e38))
@@ -332,13 +332,14 @@ def test_what_cannot_be_trained_together_is_refused(data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_stacks_share_what_is_equal_and_widen_nothing():
+@pytest.mark.parametrize("way", ["vmap", "map"])
+def test_stacks_share_what_is_equal_and_widen_nothing(way):
     narrow = jnp.ones(3, jnp.bfloat16)
     trees = [{"x": narrow, "beta": b, "eps": 1e-8} for b in (1, 0.5)]
     whole = stack(trees)
     axes = dict(zip(sorted(trees[0]), whole.axes, strict=True))
     assert axes == {"x": None, "beta": 0, "eps": None}
-    out = call(_scaled, whole)
+    out = call(way, _scaled, whole)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_array_equal(out, [[1.0] * 3, [0.5] * 3])
     whole = joined([{"a": jnp.arange(3) + i} for i in range(2)])
@@ -401,3 +402,10 @@ def test_a_meeting_answers_all_who_wait_at_once():
         with pytest.raises(ZeroDivisionError):
             meeting.run({0: job(0, 1)}, lambda asked: 1 / 0)
         assert meeting.run({0: job(0, 1)}, answer) == {0: [0]}
+
+
+def test_a_part_for_every_core(monkeypatch):
+    assert default_way() == "map"  # on a CPU
+    monkeypatch.setattr(steps, "_cores", lambda: 4)
+    assert [parts_of(runs, "map") for runs in (1, 3, 16)] == [1, 3, 4]
+    assert parts_of(16, "vmap") == 1

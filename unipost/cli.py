@@ -1,4 +1,4 @@
-"""The command line: unipost run | explain | list | eval | merge | best-of."""
+"""The command line: `unipost VERB`, with the verbs that `unipost --help` lists."""
 
 from __future__ import annotations
 

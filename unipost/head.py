@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from unipost.mesh import BATCH, over, shards
+from unipost.mesh import BATCH, free_axes, over, shards
 from unipost.policy import Array, widen
 
 Head = Callable[[Array], Array]
@@ -162,7 +162,7 @@ def chunk_columns(
 def default_chunk(head: Head, hidden: Array, extras: Collection[str]) -> int:
     """`chunk_columns` of hidden states [N T D] on the devices of the mesh that is set.
 
-    With "vocab" the logits are a result: chunks could save nothing.
+    Where columns are spread, those of one device. With "vocab" the logits are a result: chunks could save nothing.
     """
     rows, columns, size = hidden.shape
     if "vocab" in extras:
@@ -171,6 +171,7 @@ def default_chunk(head: Head, hidden: Array, extras: Collection[str]) -> int:
     vocab, apart = logits.shape[-1], shards(BATCH)
     vocab //= shards("tensor") if vocab % shards("tensor") == 0 else 1
     apart = apart if rows % apart == 0 else 1
+    columns = -(-columns // shards("sequence"))
     return chunk_columns(rows, columns, size, vocab, logits.dtype.itemsize, apart)
 
 
@@ -188,20 +189,36 @@ def scores_of(
     the loop carries the gradients of those that it uses, where they are asked for. A
     `jax.tree_util.Partial` holds them itself (`Policy.reader`): on a mesh every device
     then reads its own rows by itself.
-    `chunk` columns go through the head at once, and again in the backward pass; None
-    chooses (`default_chunk`). The chunks are of columns, so that rows on several
+    `chunk` columns of a device go through the head at once, and again in the backward
+    pass; None chooses (`default_chunk`). The chunks are of columns, so that rows on several
     devices stay where they are, and of all rows: a batch of so many rows that one
     column is too large has to be cut into microbatches.
     """
-    if not isinstance(head, jax.tree_util.Partial):
-        return _scores(head, hidden, targets, mask, extras, chunk)
+    chunk = default_chunk(head, hidden, extras) if chunk is None else chunk
+    parts = shards("sequence")
+    cut = parts > 1 or (chunk < targets.shape[1] and free_axes())
+    if isinstance(head, jax.tree_util.Partial) and cut:
+        return _by_device(head, hidden, targets, mask, extras, chunk)
+    return _scores(head, hidden, targets, mask, extras, chunk)
+
+
+def _by_device(
+    head: Head,
+    hidden: Array,
+    targets: Array,
+    mask: Array,
+    extras: Collection[str],
+    chunk: int,
+) -> Scores:
+    """`scores_of` on a mesh, every device by itself with its own rows and columns.
+
+    So the gradient of the head is summed over them once, and not for each chunk.
+    """
     fill = -targets.shape[1] % shards("sequence")
     arrays = [_widened(x, fill) for x in (hidden, targets, mask)]
     rows, columns = over(len(targets), BATCH), over(arrays[1].shape[1], "sequence")
     if not rows + columns:
-        return _scores(head, *arrays, extras, chunk)
-    # Every device by itself: the gradient of the head is summed over them once, at the
-    # end, and not for each chunk.
+        return _scores(head, hidden, targets, mask, extras, chunk)
     own = PartitionSpec(rows or None, columns or None)
     found = jax.shard_map(
         partial(_scores, extras=tuple(extras), chunk=chunk),
@@ -219,12 +236,10 @@ def _scores(
     targets: Array,
     mask: Array,
     extras: Collection[str],
-    chunk: int | None,
+    chunk: int,
 ) -> Scores:
     """`scores_of` of the rows and columns of one device, or of all."""
-    columns = targets.shape[1]
-    chunk = default_chunk(head, hidden, extras) if chunk is None else chunk
-    if chunk >= columns:
+    if chunk >= targets.shape[1]:
         logits = head(hidden)
         return checkpoint(partial(read, extras=tuple(extras)))(logits, targets, mask)
 

@@ -7,6 +7,7 @@ timing.jsonl      wall times, which are not
 evaluation.jsonl  one line per evaluation
 checkpoints/      states to resume from
 final/            the trained model in the Hugging Face layout
+trace/            what was recorded of some steps, where that was asked for
 """
 
 from __future__ import annotations

@@ -69,10 +69,20 @@ def _whole(leaf: str, x: Array, axes: tuple[str, str], dtype: Any) -> Array:
 
 
 def gathered_from(x: Array, *axes: str | None) -> Array:
-    """`x`, stored over `axes`, whole over fsdp. Its gradient is stored as it is."""
-    # The first constraint says where the gradient goes: it is summed and cut at once.
-    x = constrain(x, *axes)
-    x = constrain(x, *(None if axis == "fsdp" else axis for axis in axes))
+    """`x`, stored over `axes`, whole over fsdp. Its gradient is stored as it is.
+
+    The gradient is never whole on a device: what is summed over devices is cut at once.
+    """
+    if not free_axes():
+        return x
+
+    def gather(_, x: Array) -> Array:
+        return constrain(x, *(None if axis == "fsdp" else axis for axis in axes))
+
+    def cut(_, change: Array) -> Array:
+        return constrain(change, *axes)
+
+    x = jax.custom_derivatives.linear_call(gather, cut, (), constrain(x, *axes))
     return checkpoint_name(x, GATHERED)
 
 

@@ -1,1 +1,1 @@
-"""What a step takes on accelerators that are not there: compiled ahead, or estimated."""
+"""What a step takes on chips that are not there: compiled ahead, or estimated."""

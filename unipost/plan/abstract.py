@@ -32,7 +32,10 @@ from unipost.scalar.objective import ScalarObjective
 from unipost.sources import Mixture, Source
 from unipost.update import REFERENCE, Rows, State
 
-Abstract = jax.ShapeDtypeStruct
+
+def shaped(shape: tuple[int, ...], dtype: Any, sharding: Any = None) -> Any:
+    """An array without values: its shape, dtype, and where it lies."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,14 @@ def open_reference(experiment: Experiment, subject: Subject) -> Subject | None:
 
 def float32(config: ModelConfig) -> dict[str, Any]:
     """The parameters of a model as they are loaded, abstract."""
-    found = {path: Abstract(x, jnp.float32) for path, x in shapes(config).items()}
+    found = {path: shaped(x, jnp.float32) for path, x in shapes(config).items()}
     return unflatten_dict(found)
 
 
 def state_of(experiment: Experiment, trained: Any) -> State:
     """The state before the first step, abstract."""
     inner = jax.eval_shape(experiment.optimizer.init, trained)
-    return State(trained, inner, Abstract((), jnp.int32))
+    return State(trained, inner, shaped((), jnp.int32))
 
 
 def rows_of(sizes: Sizes) -> Rows:
@@ -146,17 +149,17 @@ def rows_of(sizes: Sizes) -> Rows:
     lead = sizes.prompts, sizes.group
     prompt, response = (*lead, sizes.prompt), (*lead, sizes.response)
     return Rows(
-        Abstract(prompt, jnp.int32),
-        Abstract(prompt, jnp.bool_),
-        Abstract(response, jnp.int32),
-        Abstract(response, jnp.bool_),
+        shaped(prompt, jnp.int32),
+        shaped(prompt, jnp.bool_),
+        shaped(response, jnp.int32),
+        shaped(response, jnp.bool_),
     )
 
 
 def batch_of(data: Source, sizes: Sizes, values: bool = False) -> Batch:
     """What the data give beside the text; `values` of a critic are added."""
-    row = Abstract((sizes.prompts, sizes.group), jnp.float32)
-    token = Abstract((*row.shape, sizes.response), jnp.float32)
+    row = shaped((sizes.prompts, sizes.group), jnp.float32)
+    token = shaped((*row.shape, sizes.response), jnp.float32)
     parts = len(getattr(data, "components", ()))
     per_token = {"steps", "behavior", "values", "advantage"}
     found: dict[str, Any] = {}
@@ -165,26 +168,19 @@ def batch_of(data: Source, sizes: Sizes, values: bool = False) -> Batch:
     if "steps" in found:
         found["rewards"] = token
     if "components" in found:
-        found["components"] = Abstract((*row.shape, parts), jnp.float32)
+        found["components"] = shaped((*row.shape, parts), jnp.float32)
     if isinstance(data, Rollouts):
         partial_ = any(part.partial for part in data.guidance)
         shape = token.shape if partial_ else row.shape
-        found["off_policy"] = Abstract(shape, jnp.bool_)
+        found["off_policy"] = shaped(shape, jnp.bool_)
         if data.truncated == "masked":
             found["weight"] = row
-    return Batch(mask=Abstract(token.shape, jnp.bool_), **found)
+    return Batch(mask=shaped(token.shape, jnp.bool_), **found)
 
 
 def full_rows(sizes: Sizes) -> Rows:
     """Rows of real arrays in which every token is real, for what packs them."""
-    lead = sizes.prompts, sizes.group
-    prompt, response = (*lead, sizes.prompt), (*lead, sizes.response)
-    return Rows(
-        np.zeros(prompt, np.int32),
-        np.ones(prompt, bool),
-        np.zeros(response, np.int32),
-        np.ones(response, bool),
-    )
+    return jax.tree.map(lambda x: np.ones(x.shape, x.dtype), rows_of(sizes))
 
 
 def bytes_of(tree: Any, size: Callable[[Any], int] | None = None) -> int:
@@ -220,7 +216,5 @@ def _scalar(
     biased = ("bias",) if objective.layout == "token" else ()
     head = jax.eval_shape(partial(with_head, policy, labels=objective.labels), trunk)
     score = dict(head["score"])
-    score |= {name: Abstract((objective.labels,), jnp.float32) for name in biased}
+    score |= {name: shaped((objective.labels,), jnp.float32) for name in biased}
     return Subject(config, scalar_policy(policy), {"trunk": trunk, "score": score})
-
-

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -155,7 +156,7 @@ def _mesh_group(text: str) -> tuple[int, ...]:
     axes = re.search(r"\]\s*(?:,?[^{]*)\{(.*)\}", text)
     chosen = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes[1]) if axes else []
     places = np.arange(prod(sizes.values())).reshape(tuple(sizes.values()))
-    cut: list[object] = [0] * len(sizes)
+    cut: list[Any] = [0] * len(sizes)
     for name, before, size in chosen:
         # 'a':(2)4 is the part of axis a with 2 devices before it and 4 inside
         whole, axis = sizes[name], list(sizes).index(name)

@@ -137,9 +137,7 @@ def measure(name: str, lowered: Any, devices: int, turns: int = 1) -> Measured:
         overflow = read_overflow(str(error))
         if overflow is None:
             raise
-        return Measured(
-            name, overflow=overflow, seconds=time.perf_counter() - started
-        )
+        return Measured(name, overflow=overflow, seconds=time.perf_counter() - started)
     return read(name, compiled, devices, turns, time.perf_counter() - started)
 
 

@@ -88,9 +88,7 @@ class Estimate:
     def temporaries(self) -> float:
         """What the update holds beside its arguments, at the worst moment."""
         at_layer, at_head = self.layer, self.logits
-        return (
-            self.gradients + self.weights + self.activations + max(at_layer, at_head)
-        )
+        return self.gradients + self.weights + self.activations + max(at_layer, at_head)
 
     @property
     def total(self) -> float:
@@ -98,9 +96,7 @@ class Estimate:
         return sum(self.resident.values()) + self.temporaries
 
 
-def estimate_memory(
-    experiment: Experiment, spread: Spread, platform: str
-) -> Estimate:
+def estimate_memory(experiment: Experiment, spread: Spread, platform: str) -> Estimate:
     """The memory of the update on one chip. ValueError for what does not divide."""
     subject, sizes = open_subject(experiment), sizes_of(experiment.data)
     trained = subject.trained
@@ -152,7 +148,9 @@ def half_of(experiment: Experiment) -> int:
 def _weights(experiment: Experiment, subject: Subject, spread: Spread) -> float:
     """Blocks in half precision where they lie, and two layers of them gathered."""
     config = subject.config
-    entries = sum(prod(s) for (_, k), s in block_shapes(config).items() if k == "kernel")
+    entries = sum(
+        prod(s) for (_, k), s in block_shapes(config).items() if k == "kernel"
+    )
     size, tensor = half_of(experiment), spread.over("tensor", "expert")
     shared = spread.over("fsdp")
     copies = entries * config.num_hidden_layers * size / tensor / shared

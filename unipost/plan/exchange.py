@@ -15,9 +15,7 @@ from unipost.plan.roofline import Time, places_of, time_of
 from unipost.plan.topology import Topology
 
 
-def estimate_time(
-    experiment: Experiment, spread: Spread, topology: Topology
-) -> Time:
+def estimate_time(experiment: Experiment, spread: Spread, topology: Topology) -> Time:
     """The roofline of all updates of a step."""
     subject, sizes = open_subject(experiment), sizes_of(experiment.data)
     platform, chips = topology.platform, topology.chips
@@ -93,7 +91,9 @@ def moved_bytes(experiment: Experiment, spread: Spread) -> float:
     hidden, heads, inner = widths_of(subject, spread.over("tensor"))
     layer = rows * length * (50 * hidden + 15 * heads + 15 * inner) * size
     pieces = experiment.microbatches * experiment.minibatches
-    logits = rows * sizes.response * config.vocab_size * FULL * 6 / spread.over("tensor")
+    logits = (
+        rows * sizes.response * config.vocab_size * FULL * 6 / spread.over("tensor")
+    )
     if "score" in subject.params:
         logits = 0.0
     times = 15 if spread.over("fsdp") > 1 else 5

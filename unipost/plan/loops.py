@@ -55,9 +55,7 @@ def count_runs(program: Program, turns: int = 1) -> Turns:
     return Turns(dict(runs), tuple(unknown))
 
 
-def trip_count(
-    program: Program, outside: Computation, loop: Instruction
-) -> int | None:
+def trip_count(program: Program, outside: Computation, loop: Instruction) -> int | None:
     """Turns of a `while`: the compiler's own figure, or counted; None: not known."""
     known = re.search(r'known_trip_count\D*"?(\d+)', loop.attributes)
     if known:
@@ -105,7 +103,7 @@ def _comparison(program: Program, condition: Computation):
     root = condition.named[condition.root]
     if root.opcode == "compare":
         sides = [_side(condition, condition.named[x]) for x in root.operands]
-        return root.attribute("direction"), *sides
+        return root.attribute("direction") or "", *sides
     inner = dict(root.called).get("calls")
     if root.opcode != "fusion" or inner is None:
         return None
@@ -121,7 +119,7 @@ def _comparison(program: Program, condition: Computation):
             sides.append(_side(condition, condition.named[outer]))
         else:
             sides.append(_side(fused, side))
-    return compare.attribute("direction"), *sides
+    return compare.attribute("direction") or "", *sides
 
 
 def _side(computation: Computation, x: Instruction) -> int | _Number | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ import jax
 
 from unipost.experiment import Experiment
 from unipost.mesh import Layout, Mesh
-from unipost.model.parameters import shapes
 from unipost.plan.abstract import (
     Sizes,
     bytes_of,
@@ -20,7 +18,7 @@ from unipost.plan.abstract import (
     open_subject,
     sizes_of,
 )
-from unipost.plan.collectives import Collective, by_kind
+from unipost.plan.collectives import by_kind
 from unipost.plan.compiled import Measured, Overflow, measure, open_devices
 from unipost.plan.estimate import estimate_memory, sampler_bytes, spread_of
 from unipost.plan.exchange import estimate_collectives, moved_bytes
@@ -183,9 +181,7 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
         moved = moved_bytes(experiment, spread) if update else 0.0
         flops = work.hardware / topology.chips
         places = places_of(topology)
-        time = time_of(
-            topology, flops, moved, wires, places, experiment.compute.dtype
-        )
+        time = time_of(topology, flops, moved, wires, places, experiment.compute.dtype)
         beside = sampler_bytes(experiment, spread) if name == "sample" else 0.0
         held = found.temporaries if update else beside
         measured = Measured(name, flops=flops, moved=moved, collectives=wires)
@@ -237,9 +233,7 @@ def _item(
     )
 
 
-def _plan(
-    method: str, step: Step, topology: Topology, items: tuple[Item, ...]
-) -> Plan:
+def _plan(method: str, step: Step, topology: Topology, items: tuple[Item, ...]) -> Plan:
     parts: dict[str, float] = dict(step.resident)
     memory = items[0].measured.memory if items[0].measured else None
     batch = held_bytes((step.rows, step.scored, step.signal))

@@ -1,4 +1,4 @@
-"""The programs that a step of an experiment runs, traced over a mesh of abstract arrays.
+"""The programs of a step of an experiment, over a mesh of abstract arrays.
 
 They are the ones that training compiles: `update`, the scoring pass of `with_streams`
 where the objective reads old or reference log-probs, `advantage` where a batch is cut
@@ -22,7 +22,6 @@ from unipost.experiment import Experiment
 from unipost.mesh import Layout
 from unipost.mesh.settings import ROWS
 from unipost.plan.abstract import (
-    Abstract,
     Sizes,
     Subject,
     batch_of,
@@ -31,6 +30,7 @@ from unipost.plan.abstract import (
     open_reference,
     open_subject,
     rows_of,
+    shaped,
     sizes_of,
     state_of,
 )
@@ -225,7 +225,7 @@ def _lower_update(step: Step):
         step.state,
         *part[:2],
         experiment.microbatches,
-        Abstract((), jnp.int32, sharding=layout.whole),
+        shaped((), jnp.int32, sharding=layout.whole),
         part[2],
         None if frozen is None else step.layout_of(frozen),
         layout,
@@ -235,8 +235,8 @@ def _lower_update(step: Step):
 def _lower_sample(step: Step, data: Rollouts):
     """The program of a `BatchSampler`, with one stop token."""
     count, length = data.prompts, data.prompt_length
-    prompt = Abstract((count, length), jnp.int32)
-    mask = Abstract((count, length), jnp.bool_)
+    prompt = shaped((count, length), jnp.int32)
+    mask = shaped((count, length), jnp.bool_)
     prompt, mask = _placed(step.layout, (prompt, mask))
     key = jax.eval_shape(lambda: jax.random.key(0))
     return compiled_sample.lower(
@@ -249,7 +249,7 @@ def _lower_sample(step: Step, data: Rollouts):
         group=data.own,
         stop_tokens=(0,),
         pad_token=0,
-        ids=Abstract((count * data.own,), jnp.int32),
+        ids=shaped((count * data.own,), jnp.int32),
     )
 
 
@@ -278,24 +278,25 @@ def _with_packed(layout: Layout, packed: Any) -> Any:
     """Abstract packed rows where `Layout.place_packed` would put them."""
     axes = tuple(a for a in layout.mesh.axis_names if a in ROWS and layout.sizes[a] > 1)
     sharding = NamedSharding(layout.mesh, PartitionSpec(None, axes or None))
-    return jax.tree.map(lambda x: Abstract(x.shape, x.dtype, sharding=sharding), packed)
+    return jax.tree.map(lambda x: shaped(x.shape, x.dtype, sharding=sharding), packed)
 
 
 def _with(tree: Any, shardings: Any) -> Any:
     """Abstract leaves with shardings."""
     return jax.tree.map(
-        lambda x, s: Abstract(x.shape, x.dtype, sharding=s), tree, shardings
+        lambda x, s: shaped(x.shape, x.dtype, sharding=s), tree, shardings
     )
 
 
 def _placed(layout: Layout, tree: Any) -> Any:
     """Abstract arrays of a batch where `Layout.place` would put them."""
-    lead = next((x.shape[:2] for x in jax.tree.leaves(tree) if x.ndim > 1), None)
+    leaves: list[Any] = jax.tree.leaves(tree)
+    lead = next((x.shape[:2] for x in leaves if x.ndim > 1), None)
 
-    def one(x):
+    def one(x: Any) -> Any:
         alike = lead is not None and x.shape[:1] == lead[:1]
         spec = layout.rows(lead if alike else x.shape).spec
         sharding = NamedSharding(layout.mesh, PartitionSpec(*spec[: x.ndim]))
-        return Abstract(x.shape, x.dtype, sharding=sharding)
+        return shaped(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(one, tree)

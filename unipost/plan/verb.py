@@ -156,7 +156,9 @@ def advice(experiment: Experiment, topology: Topology, found: Plan) -> str:
 
     same = [f(experiment, topology) for f in (smallest, quickest)]
     every = [c for c in same if c is not None]
-    every = [c for i, c in enumerate(every) if c.mesh not in [x.mesh for x in every[:i]]]
+    every = [
+        c for i, c in enumerate(every) if c.mesh not in [x.mesh for x in every[:i]]
+    ]
     every += remedies(experiment, topology)
     if not every:
         chips = topology.chips

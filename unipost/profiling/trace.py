@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from unipost.processes import is_first
 from unipost.profiling.phases import Phases
 
 SKIPPED = 2
@@ -64,9 +65,11 @@ def traced_steps(
     """The 0-based steps from `done` to `last`, those of `trace` recorded in `folder`.
 
     Every step is marked by its 1-based number. Before and after the traced ones the
-    device is waited for, so that they are whole. Raises ValueError as `Trace.span`.
+    device is waited for, so that they are whole. Of several processes the first records
+    what its own devices do. Raises ValueError as `Trace.span`.
     """
     wanted = range(0) if trace is None else trace.span(done, last)
+    wanted = wanted if is_first() else range(0)
     with contextlib.ExitStack() as running:
         for step in range(done, last):
             now = step + 1

@@ -9,15 +9,14 @@ from functools import partial
 from typing import Any
 
 from unipost.policy import Policy
-from unipost.profiling import phase
 from unipost.rollouts import Rollouts
 from unipost.sampling import BatchSampler, Engine, Sampling
 from unipost.sampling.batch import BatchEngine
 from unipost.sources import Experience, Mixture, Source
 from unipost.tokenizer import Tokenizer
-from unipost.vectorised.meeting import Meeting
+from unipost.vectorised.meeting import Answer, Meeting
 from unipost.vectorised.members import Member
-from unipost.vectorised.sampling import Asked, Whole, answered
+from unipost.vectorised.sampling import Asked
 
 
 @dataclass(frozen=True)
@@ -72,30 +71,27 @@ class Drawing:
         return data
 
     def __call__(
-        self, members: Sequence[Member], step: int, params: Whole
+        self, members: Sequence[Member], step: int, answer: Answer
     ) -> list[Experience]:
-        """The experience of `step` of every member, sampled from `params`.
+        """The experience of `step` of every member; that of a failed run is its last.
 
-        That of a run that has failed is the one before.
+        `answer` gives what samplers ask for, by the place among the members.
         """
         if members[0].loop.experiment.data.varies == "step":
-            return self._sampled(members, step, params)
+            return self._sampled(members, step, answer)
         return _read(members, step)
 
     def _sampled(
-        self, members: Sequence[Member], step: int, params: Whole
+        self, members: Sequence[Member], step: int, answer: Answer
     ) -> list[Experience]:
-        runs = len(members)
         slots = {member.place: slot for slot, member in enumerate(members)}
 
-        def answer(asked: dict[int, Any]) -> dict[int, Any]:
-            with phase("generate"):
-                own = {slots[place]: one for place, one in asked.items()}
-                found = answered(params, own, runs)
+        def by_place(asked: dict[int, Any]) -> dict[int, Any]:
+            found = answer({slots[place]: one for place, one in asked.items()})
             return {members[slot].place: one for slot, one in found.items()}
 
         jobs = {m.place: partial(_take, m, step) for m in members if m.error is None}
-        self._last |= self._meeting.run(jobs, answer)
+        self._last |= self._meeting.run(jobs, by_place)
         return [self._last[member.place] for member in members]
 
 

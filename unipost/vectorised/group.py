@@ -71,10 +71,15 @@ class Group:
 
     def _stretch(self, members: list[Member], stop: int) -> None:
         """The steps of some runs until others join them."""
-        steps = self._start(members)
+        with self._start(members) as steps:
+            self._taken(members, steps, stop)
+        for member in members:
+            member.done = stop
+
+    def _taken(self, members: list[Member], steps: Steps, stop: int) -> None:
         last: _Step | None = None
         for step in range(members[0].done, stop):
-            own = _Step(step + 1, Taken({}, [], []), time.perf_counter())
+            own = _Step(step + 1, Taken([], [], []), time.perf_counter())
             own.taken = steps.step(step)
             self._write(members, last)
             last = own
@@ -91,8 +96,6 @@ class Group:
         self._write(members, last)
         self._tell(members)
         steps.settle()
-        for member in members:
-            member.done = stop
 
     def _write(self, members: Sequence[Member], step: _Step | None) -> None:
         """The lines of a step's numbers, which the device is waited for."""
@@ -102,9 +105,8 @@ class Group:
         with phase("sync"):
             values, tokens = jax.device_get((values, tokens))
         step.tokens = [int(count) for count in tokens]
-        for member, numbers, own in zip(
-            members, _of_runs(values, len(members)), drawn, strict=True
-        ):
+        found = _of_runs(values)[: len(members)]
+        for member, numbers, own in zip(members, found, drawn, strict=True):
             if member.error is None:
                 member.write(step.now, dict(sorted((numbers | own).items())))
                 self._display.say(member.error and str(member.error))
@@ -163,9 +165,11 @@ def _nothing() -> None:
     """All lines are written."""
 
 
-def _of_runs(values: Any, runs: int) -> list[dict[str, float]]:
-    """The numbers of every run, of {name: [R]} or of a list of {name: scalar}."""
-    if isinstance(values, list):
-        return [{k: float(v) for k, v in own.items()} for own in values]
-    columns = {name: column.tolist() for name, column in values.items()}
-    return [{name: x[i] for name, x in columns.items()} for i in range(runs)]
+def _of_runs(parts: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The numbers of every run, of {name: [runs]} of each part."""
+    found = []
+    for part in parts:
+        columns = {name: column.tolist() for name, column in part.items()}
+        runs = len(next(iter(columns.values())))
+        found += [{name: x[i] for name, x in columns.items()} for i in range(runs)]
+    return found

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Way = Literal["vmap", "map"]
+"""All runs at once, or one after the other: see `unipost.vectorised.steps`."""
 
 
 @partial(
@@ -94,8 +97,8 @@ def parted(tree: Any, runs: int) -> list[Any]:
     return [of(i) for i in range(runs)]
 
 
-def over_runs(function: Callable[..., Any], *stacks: Stack) -> Any:
-    """`function` of the trees of every run, vmapped; what it gives has axis 0 of runs.
+def over_runs(way: Way, function: Callable[..., Any], *stacks: Stack) -> Any:
+    """`function` of the trees of every run; what it gives has the runs on axis 0.
 
     To be called inside a compiled function.
     """
@@ -104,17 +107,30 @@ def over_runs(function: Callable[..., Any], *stacks: Stack) -> Any:
         pairs = zip(stacks, leaves, strict=True)
         return function(*(each.one(own) for each, own in pairs))
 
-    axes = tuple(list(each.axes) for each in stacks)
-    return jax.vmap(one, in_axes=axes)(*(each.leaves for each in stacks))
+    leaves = [each.leaves for each in stacks]
+    if way == "vmap":
+        axes = tuple(list(each.axes) for each in stacks)
+        return jax.vmap(one, in_axes=axes)(*leaves)
+    flat, structure = jax.tree.flatten(leaves)
+    axes = [axis for each in stacks for axis in each.axes]
+    moving = [x for x, axis in zip(flat, axes, strict=True) if axis is not None]
+
+    def own(moving: Sequence[Any]) -> Any:
+        rest = iter(moving)
+        pairs = zip(flat, axes, strict=True)
+        leaves = [x if axis is None else next(rest) for x, axis in pairs]
+        return one(*jax.tree.unflatten(structure, leaves))
+
+    return jax.lax.map(own, moving)
 
 
-@partial(jax.jit, static_argnums=0)
-def call(function: Callable[..., Any], *stacks: Stack) -> Any:
+@partial(jax.jit, static_argnums=(0, 1))
+def call(way: Way, function: Callable[..., Any], *stacks: Stack) -> Any:
     """`over_runs` compiled; `function` is hashable, equal for equal programs."""
-    return over_runs(function, *stacks)
+    return over_runs(way, function, *stacks)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def advance(function: Callable[..., Any], moved: Any, *stacks: Stack) -> Any:
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def advance(way: Way, function: Callable[..., Any], moved: Any, *stacks: Stack) -> Any:
     """`call` that overwrites its first tree, in which every leaf has the axis."""
-    return over_runs(function, stacked(moved), *stacks)
+    return over_runs(way, function, stacked(moved), *stacks)

@@ -8,20 +8,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import jax
-
 from unipost.experiment import Experiment
 from unipost.preemption import listening, patient
 from unipost.processes import check_single
 from unipost.runs import RunError
-from unipost.sources import Source
 from unipost.train import Result
 from unipost.vectorised.drawing import Drawing
 from unipost.vectorised.group import Group
 from unipost.vectorised.groups import difference, why_not
-from unipost.vectorised.members import Member, open_members
-from unipost.vectorised.steps import Steps, Turns, Way
-from unipost.vectorised.vmapped import Vmapped
+from unipost.vectorised.members import open_members
+from unipost.vectorised.stacks import Way
+from unipost.vectorised.steps import Steps, default_way
 
 
 class Failed(RunError):
@@ -59,14 +56,14 @@ def train_together(
     way = way or default_way()
     with contextlib.ExitStack() as resources:
         drawing = resources.enter_context(Drawing(len(experiments)))
-        sampled = drawing.sampled if way == "vmap" else _as_it_is
-        opened = open_members(experiments, folders, sampled)
+        opened = open_members(experiments, folders, drawing.sampled)
         members, failures = resources.enter_context(opened)
         for error in failures.values():
             print(f"{title}: {error}", file=sys.stderr)
         with listening(), patient():
             if members:
-                Group(members, partial(_steps, way, drawing), title).run()
+                start = partial(Steps, drawing=drawing, way=way)
+                Group(members, start, title).run()
             for member in members:
                 member.close()
             failures |= {m.place: m.error for m in members if m.error is not None}
@@ -74,19 +71,6 @@ def train_together(
     if failures:
         raise Failed(failures, [done.get(i) for i in range(len(experiments))])
     return [done[i] for i in range(len(experiments))]
-
-
-def default_way() -> Way:
-    """The way that is never slower here than one run after the other."""
-    return "turn" if jax.default_backend() == "cpu" else "vmap"
-
-
-def _steps(way: Way, drawing: Drawing, members: Sequence[Member]) -> Steps:
-    return Turns(members) if way == "turn" else Vmapped(members, drawing)
-
-
-def _as_it_is(data: Source, place: int) -> Source:
-    return data
 
 
 def _check(experiments: Sequence[Experiment], folders: Sequence[Path]) -> None:

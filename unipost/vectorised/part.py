@@ -1,27 +1,27 @@
-"""A step of all runs as one program, vmapped over stacked arrays [R, ...]."""
+"""A step of several runs as one program, over stacked arrays [R, ...]."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unipost.adapters import with_trained
 from unipost.annealed import annealed_numbers, at_step
 from unipost.diagnostics import combine
 from unipost.loop import Carried
 from unipost.policy import Array, Policy
-from unipost.profiling import on_device, phase
 from unipost.sources import Experience
 from unipost.update import State, advantage, update, with_streams
 from unipost.vectorised.members import Member
+from unipost.vectorised.sampling import Whole
 from unipost.vectorised.stacks import (
     Stack,
+    Way,
     advance,
     call,
     joined,
@@ -29,10 +29,6 @@ from unipost.vectorised.stacks import (
     stack,
     stacked,
 )
-from unipost.vectorised.steps import Taken
-
-Draw = Callable[[Sequence[Member], int, Any], list[Experience]]
-"""The rows of a step of the members, given the parameters as `Whole` stacks them."""
 
 
 @dataclass(frozen=True)
@@ -116,17 +112,15 @@ def _combined(updates: list[Any]) -> Any:
     return combine(updates)
 
 
-class Vmapped:
-    """The runs of a group, their arrays stacked.
+class Part:
+    """Runs whose arrays are stacked, and that take their steps as one program."""
 
-    One that has failed keeps its place and computes on: the program stays the same.
-    """
-
-    def __init__(self, members: Sequence[Member], draw: Draw):
-        self._members, self._draw = members, draw
+    def __init__(self, members: Sequence[Member], way: Way):
+        self._members, self._way = members, way
         loops = [member.loop for member in members]
         self._objectives = [loop.experiment.objective for loop in loops]
         self._anneals = bool(annealed_numbers(self._objectives[0]))
+        self._objective = stack([at_step(x, 0) for x in self._objectives])
         self._state: State = joined([member.carried.state for member in members])
         self._frozen = stack([loop.frozen for loop in loops])
         judges = [loop.reference and loop.reference.params for loop in loops]
@@ -144,47 +138,37 @@ class Vmapped:
     def _updates(self) -> int:
         return self._experiment.inner_epochs * self._experiment.minibatches
 
-    @cached_property
-    def _objective(self) -> Stack:
-        return stack([at_step(each, 0) for each in self._objectives])
+    @property
+    def params(self) -> Whole:
+        """The parameters of the policies."""
+        return self._frozen, stacked(self._state.params)
 
-    def step(self, step: int) -> Taken:
-        """See `Steps.step`."""
+    def step(self, step: int, drawn: Sequence[Experience]) -> dict[str, Array]:
+        """Take the 0-based `step` on the experience of every run; {name: [R]}."""
         if self._anneals:
             self._objective = stack([at_step(x, step) for x in self._objectives])
-        with phase("data"):
-            trained = stacked(self._state.params)
-            drawn = self._draw(self._members, step, (self._frozen, trained))
-            rows = stack([one.rows for one in drawn])
-            batch = stack([one.batch for one in drawn])
-        with on_device("update") as gives:
-            values = self._advanced(rows, batch)
-            gives(values)
-        epochs = self._experiment.inner_epochs
-        counts = [int(np.sum(one.rows.response_mask)) * epochs for one in drawn]
-        return Taken(values, [one.metrics for one in drawn], counts)
-
-    def _advanced(self, rows: Stack, batch: Stack) -> Any:
-        """Take the updates of a step; their metrics {name: [R]}."""
-        loop, pieces = self._members[0].loop, self._experiment.minibatches
+        rows = stack([one.rows for one in drawn])
+        batch = stack([one.batch for one in drawn])
+        loop, way = self._members[0].loop, self._way
+        pieces = self._experiment.minibatches
         shape = loop.model.policy, loop.reference and loop.reference.policy, pieces
         own = self._objective, self._optimizer, self._frozen
         given = self._reference, rows, batch
         if self._updates == 1:
             parts = *own, *given, self._total
-            self._state, values = advance(Single(*shape), self._state, *parts)
+            self._state, values = advance(way, Single(*shape), self._state, *parts)
             return values
         parts = self._objective, stacked(self._state), self._frozen, *given
-        whole, found = stacked(call(Prepare(*shape), *parts)), []
+        whole, found = stacked(call(way, Prepare(*shape), *parts)), []
+        one = Update(loop.model.policy, pieces)
         for i in range(self._updates):
-            one = Update(loop.model.policy, pieces)
             parts = *own, whole, _alike(i % pieces), self._total
-            self._state, values = advance(one, self._state, *parts)
+            self._state, values = advance(way, one, self._state, *parts)
             found.append(values)
-        return call(_combined, stacked(found))
+        return call(way, _combined, stacked(found))
 
     def settle(self) -> None:
-        """See `Steps.settle`."""
+        """Give every run its own state."""
         states = parted(self._state, len(self._members))
         for member, state in zip(self._members, states, strict=True):
             member.carried = Carried(state)
