@@ -262,7 +262,11 @@ def compare(base: Any, found: Any, layout: str) -> bool:
     """Print a line for every mesh; whether all numbers are the same."""
     good = True
     for mesh, own in found.items():
-        worst = [float(np.abs(np.subtract(own[k], base[k])).max()) for k in own if k != "tokens"]
+        worst = [
+            float(np.abs(np.subtract(own[k], base[k])).max())
+            for k in own
+            if k != "tokens"
+        ]
         same = own["tokens"] == base["tokens"]
         fine = same and max(worst) <= LIMIT
         texts = "".join(f"{x:>10.1e}" for x in worst)

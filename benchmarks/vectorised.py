@@ -108,10 +108,8 @@ def timed(
         folders = written(runs, Path(place) / "runs")
         cache = ["--cache", str(Path(place) / "cache")]
         todo = commands(cache, [str(folder) for folder in folders])
-        before, start = (
-            resource.getrusage(resource.RUSAGE_CHILDREN),
-            time.perf_counter(),
-        )
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.perf_counter()
 
         def run(command: list[str]) -> None:
             whole = [*prefix, sys.executable, *command]

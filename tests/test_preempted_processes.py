@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ def file_of(folder: Path) -> Path:
         "model": dict(SIZES),
         "data": rows(write_sums(folder)),
         "objective": "sft",
-        "optimizer": {"name": "adamw", "learning_rate": 0.01},
+        "optimizer": {"name": "sgd", "learning_rate": 0.03},
         "steps": STEPS,
         "checkpoints": {"every": 20},
         "mesh": {"data": 1, "fsdp": -1},
@@ -107,11 +108,7 @@ def test_one_process_goes_on_with_the_same_losses(stopped, tmp_path):
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-5, abs=1e-5)
 
 
-def test_a_checkpoint_that_one_process_cannot_read_is_set_aside_by_both(
-    stopped, tmp_path
-):
-    import shutil
-
+def test_two_processes_set_a_damaged_checkpoint_aside_together(stopped, tmp_path):
     file, run, _ = stopped
     torn = tmp_path / "torn"
     shutil.copytree(run, torn)
@@ -120,7 +117,6 @@ def test_a_checkpoint_that_one_process_cannot_read_is_set_aside_by_both(
     checkpoint = json.loads(about.read_text())
     checkpoint["checksums"]["state.step"] += 1
     about.write_text(json.dumps(checkpoint))
-    # nothing is left to do but to read it: the numbers of steps are those it has
     ended = ends(start_two(file, torn))
     assert [code for code, _ in ended] == [0, 0]
     said = [x for _, text in ended for x in text.splitlines() if "set aside" in x]

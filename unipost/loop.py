@@ -28,7 +28,7 @@ from unipost.measures import best_number, measured, open_measures, past_numbers
 from unipost.objectives import Trainable
 from unipost.placement import beside
 from unipost.preemption import asked, stop
-from unipost.processes import on_first
+from unipost.processes import in_turn, on_first
 from unipost.profiling import Phases, Trace, on_device, phase
 from unipost.profiling.trace import traced_steps
 from unipost.runs import JsonLines
@@ -40,6 +40,7 @@ from unipost.update import (
     State,
     advantage,
     minibatch,
+    spread_minibatch,
     update,
     with_packing,
     with_streams,
@@ -316,23 +317,21 @@ class Loop:
                 self.frozen,
                 self.model.mesh,
             )
+            in_turn(metrics)
             if self.critic is not None:
                 rows, batch, _, returns = part
                 some = rows, batch, returns, experiment.microbatches
                 critic, others = self.critic.update(critic, *some, total)
+                in_turn(others)
                 metrics |= others
             parts.append(metrics)
         return Carried(state, critic), combine(parts)
 
     def _minibatch(self, whole: Any, index: int, count: int) -> Any:
         """A part of P of what `_prepared` gave, its rows over all devices again."""
-        part, layout = minibatch(whole, index, count), self.model.mesh
-        if layout is None or count == 1:
-            return part
-        (rows, *others), packed = part, part[0].packed
-        rows, *others = layout.place((rows._replace(packed=None), *others))
-        packed = packed and layout.place_packed(packed)
-        return rows._replace(packed=packed), *others
+        if self.model.mesh is None or count == 1:
+            return minibatch(whole, index, count)
+        return spread_minibatch(self.model.mesh, whole, index, count)
 
     def _show(
         self, objective: Any, state: State, step: int, drawn: Experience, whole: Any

@@ -110,6 +110,20 @@ def everyones(fn: Callable[[], T]) -> list[T]:
     return [found for found, _ in each]
 
 
+def in_turn(tree: Any) -> None:
+    """Wait for `tree` where programs of several processes could get out of order.
+
+    On TPU and GPU a device takes one after the other. On CPU two that do not depend on
+    each other run at once, and exchanges that meet in another order elsewhere wait for
+    each other for ever.
+    """
+    if count() > 1:
+        import jax
+
+        if jax.default_backend() == "cpu":
+            jax.block_until_ready(tree)
+
+
 def gathered(tree: Any) -> Any:
     """`tree` with every array whole in host memory, in every process.
 

@@ -129,6 +129,17 @@ def minibatch(tree: Any, index: int, count: int) -> Any:
     return tree if count == 1 else jax.tree.map(cut, tree)
 
 
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def spread_minibatch(layout: Layout, whole: Any, index: int, count: int) -> Any:
+    """`minibatch` of (rows, ...) with its rows spread again, in one program."""
+    (rows, *others) = minibatch(whole, index, count)
+    plain = layout.keep_rows((rows._replace(packed=None), *others))
+    packed = rows.packed and jax.lax.with_sharding_constraint(
+        rows.packed, jax.tree.map(lambda _: layout.packed, rows.packed)
+    )
+    return plain[0]._replace(packed=packed), *plain[1:]
+
+
 def mismatched_rows(rows: Rows, minibatches: int = 1) -> Rows:
     """Every prompt with the response of the next prompt of its minibatch, the same g.
 

@@ -89,21 +89,33 @@ class Layout:
 
         Arrays of the host must be equal in every process. Scalars are on every device.
         """
+        return jax.tree.map(put, tree, self.row_shardings(tree))
+
+    def keep_rows(self, tree: Any) -> Any:
+        """Arrays of a batch constrained to where `place` puts them, inside a program."""
+        return jax.lax.with_sharding_constraint(tree, self.row_shardings(tree))
+
+    def row_shardings(self, tree: Any) -> Any:
+        """Where each array of a batch [P, G, ...] lies."""
         lead = next((x.shape[:2] for x in jax.tree.leaves(tree) if x.ndim > 1), None)
 
         def one(x):
             # [P] goes as the P of the others does, whatever may be left for G
             alike = lead is not None and x.shape[:1] == lead[:1]
             spec = self.rows(lead if alike else x.shape).spec
-            return put(x, NamedSharding(self.mesh, PartitionSpec(*spec[: x.ndim])))
+            return NamedSharding(self.mesh, PartitionSpec(*spec[: x.ndim]))
 
         return jax.tree.map(one, tree)
 
     def place_packed(self, tree: Any) -> Any:
         """Arrays of packed rows [pieces, R, ...]: every piece over all row axes."""
+        return jax.tree.map(lambda x: put(x, self.packed), tree)
+
+    @property
+    def packed(self) -> NamedSharding:
+        """Of arrays of packed rows."""
         axes = tuple(n for n in self.mesh.axis_names if n in ROWS and self.sizes[n] > 1)
-        sharding = NamedSharding(self.mesh, PartitionSpec(None, axes or None))
-        return jax.tree.map(lambda x: put(x, sharding), tree)
+        return NamedSharding(self.mesh, PartitionSpec(None, axes or None))
 
 
 def within(layout: Layout | None) -> AbstractContextManager[Any]:

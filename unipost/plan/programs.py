@@ -294,8 +294,8 @@ def _placed(layout: Layout, tree: Any) -> Any:
     lead = next((x.shape[:2] for x in leaves if x.ndim > 1), None)
 
     def one(x: Any) -> Any:
-        alike = lead is not None and x.shape[:1] == lead[:1]
-        spec = layout.rows(lead if alike else x.shape).spec
+        shape = lead if lead and x.shape[:1] == lead[:1] else x.shape
+        spec = layout.rows(shape).spec
         sharding = NamedSharding(layout.mesh, PartitionSpec(*spec[: x.ndim]))
         return shaped(x.shape, x.dtype, sharding=sharding)
 

@@ -105,7 +105,7 @@ def _moved(program: Program, computation: Computation, x: Instruction) -> float:
         return 0.0
     operands = [computation.named[name] for name in x.operands]
     if x.opcode == "fusion":
-        return _moved_by_fusion(program.computations[dict(x.called)["calls"]], x)
+        return _moved_by_fusion(program, x)
     if x.opcode in _SLICES:
         return 2.0 * _in_memory(x)
     if x.opcode == "dynamic-update-slice":
@@ -121,49 +121,63 @@ def _in_memory(x: Instruction) -> float:
     return float(sum(s.bytes for s in x.shapes if not s.on_core))
 
 
-def _moved_by_fusion(fused: Computation, x: Instruction) -> float:
-    read = sum(_read(fused, p) for p in fused.parameters.values())
+def _moved_by_fusion(program: Program, x: Instruction) -> float:
+    fused = _inside(program, x)
+    read = sum(_read(program, fused, p) for p in fused.parameters.values())
     root = fused.named[fused.root]
     names = root.operands if root.opcode == "tuple" else (root.name,)
     outputs = zip(names, x.shapes, strict=False)
     written = sum(
-        _written(fused, fused.named[name], shape.bytes)
+        _written(program, fused, fused.named[name], shape.bytes)
         for name, shape in outputs
         if not shape.on_core
     )
     return read + written
 
 
-def _read(fused: Computation, parameter: Instruction) -> float:
+def _inside(program: Program, fusion: Instruction) -> Computation:
+    return program.computations[dict(fusion.called)["calls"]]
+
+
+def _read(program: Program, fused: Computation, parameter: Instruction) -> float:
     """Bytes of a parameter that a fusion reads: slices of it where it only slices."""
-    whole = _in_memory(parameter)
-    if not whole:
+    whole = float(sum(s.bytes for s in parameter.shapes))
+    if all(s.on_core for s in parameter.shapes):
         return 0.0
+    return min(whole, _used(program, fused, parameter, whole))
+
+
+def _used(program: Program, fused: Computation, x: Instruction, whole: float) -> float:
+    """Bytes that everything inside a fusion takes of `x`, its views and its copies."""
     total = 0.0
-    for user, view in _users(fused, parameter):
-        if user.opcode in _SLICES and user.operands[0] == view:
-            total += user.bytes
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == view:
-            continue
-        elif user.opcode == "tuple" and user.name == fused.root:
-            continue
-        else:
-            return whole
-    return min(total, whole)
-
-
-def _users(fused: Computation, x: Instruction):
-    """(instruction, name that it reads) of what uses `x`, views looked through."""
     for user in fused.users[x.name]:
         if user.opcode in _VIEWS:
-            yield from _users(fused, user)
-        else:
-            yield user, x.name
+            total += _used(program, fused, user, whole)
+        elif user.opcode in _SLICES and user.operands[0] == x.name:
+            total += user.bytes
+        elif user.opcode == "fusion":
+            inner = _inside(program, user)
+            places = [i for i, name in enumerate(user.operands) if name == x.name]
+            given = [inner.parameters[i] for i in places]
+            total += sum(_used(program, inner, p, whole) for p in given)
+        elif not _untouched(fused, user, x):
+            return whole
+    return total
 
 
-def _written(fused: Computation, x: Instruction, whole: int) -> float:
+def _untouched(fused: Computation, user: Instruction, x: Instruction) -> bool:
+    """Whether `user` hands `x` on without reading it."""
+    if user.opcode == "dynamic-update-slice":
+        return user.operands[0] == x.name and x.name not in user.operands[1:]
+    return user.opcode == "tuple" and user.name == fused.root
+
+
+def _written(program: Program, fused: Computation, x: Instruction, whole: int) -> float:
     while x.opcode in _VIEWS:
         x = fused.named[x.operands[0]]
+    if x.opcode == "fusion":
+        inner = _inside(program, x)
+        return _written(program, inner, inner.named[inner.root], whole)
     if x.opcode == "dynamic-update-slice":
         return float(fused.named[x.operands[1]].bytes)
     return 0.0 if x.opcode == "parameter" else float(whole)

@@ -71,6 +71,8 @@ class Group:
 
     def _stretch(self, members: list[Member], stop: int) -> None:
         """The steps of some runs until others join them."""
+        # neighbours with the same rows: what is made of rows alone is made once
+        members = sorted(members, key=lambda member: member.loop.experiment.seed)
         with self._start(members) as steps:
             self._taken(members, steps, stop)
         for member in members:

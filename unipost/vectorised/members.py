@@ -21,9 +21,10 @@ from unipost.locks import held
 from unipost.loop import Loop, Records
 from unipost.measures import open_measures
 from unipost.runs import JsonLines, RunError, check_own
+from unipost.scalar.ends import WithoutEnd
 from unipost.scalar.loading import open_model
 from unipost.scalar.objective import ScalarObjective
-from unipost.sources import Source, Stream
+from unipost.sources import Fixed, Mixed, Source, Stream
 from unipost.step_lines import check_finite
 from unipost.train import (
     Result,
@@ -169,8 +170,26 @@ class _Shared:
             data = self._sampled(experiment.data, place)
             return open_stream(dataclasses.replace(experiment, data=data), model)
         if experiment.seed not in self._streams:
-            self._streams[experiment.seed] = open_stream(experiment, model)
+            again, cached = None, experiment.reference_cache is not None
+            if experiment.data.varies == "never" and self._streams and not cached:
+                again = reseeded(next(iter(self._streams.values())), experiment.seed)
+            stream = open_stream(experiment, model) if again is None else again
+            self._streams[experiment.seed] = stream
         return self._streams[experiment.seed]
+
+
+def reseeded(stream: Stream, seed: int) -> Stream | None:
+    """A stream of the same rows in the order of another seed; None: open it anew."""
+    if isinstance(stream, Fixed):
+        return dataclasses.replace(stream, seed=seed)
+    if isinstance(stream, WithoutEnd):
+        inner = reseeded(stream.stream, seed)
+        return inner and dataclasses.replace(stream, stream=inner)
+    if isinstance(stream, Mixed):
+        parts = [reseeded(part, seed) for part in stream.streams]
+        known = tuple(part for part in parts if part is not None)
+        return Mixed(known) if len(known) == len(parts) else None
+    return None
 
 
 def _on_base_of(model: Model, other: Model) -> Model:

@@ -67,7 +67,9 @@ def _array(column: Sequence[Any]) -> Any:
     """One array [R, ...], stacked on the host: to compile it would take longer."""
     if any(isinstance(x, int | float) for x in column):
         return _numbers([float(x) for x in column])
-    return np.stack([np.asarray(x) for x in column])
+    whole = np.stack([np.asarray(x) for x in column])
+    there = any(isinstance(x, jax.Array) for x in column)
+    return jax.device_put(whole) if there else whole
 
 
 @jax.jit
@@ -78,6 +80,14 @@ def _numbers(column: list[Any]) -> jax.Array:
 def joined(trees: Sequence[Any]) -> Any:
     """The trees of R runs as one, every leaf a new array [R, ...]."""
     return jax.tree.map(lambda *column: jax.device_put(_array(column)), *trees)
+
+
+def inside(whole: Stack, get: Callable[[Any], Any]) -> Stack:
+    """The stack of what `get` takes out of the tree of each run."""
+    found = get(whole.one(range(len(whole.leaves))))
+    places, structure = jax.tree.flatten(found)
+    leaves = [whole.leaves[i] for i in places]
+    return Stack(leaves, structure, tuple(whole.axes[i] for i in places))
 
 
 def stacked(tree: Any) -> Stack:
