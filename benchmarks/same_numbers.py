@@ -170,7 +170,7 @@ def experiment(kind: str, folder: Path, steps: int, source: type[Source]) -> Exp
         objective,
         AdamW(3e-3),
         steps,
-        minibatches=int(os.environ.get("MB", 2)) if kind == "grpo" else 1,
+        minibatches=2 if kind == "grpo" else 1,
         inner_epochs=2 if kind == "grpo" else 1,
     )
 
@@ -262,12 +262,8 @@ def compare(base: Any, found: Any, layout: str) -> bool:
     """Print a line for every mesh; whether all numbers are the same."""
     good = True
     for mesh, own in found.items():
-        worst = [
-            float(np.abs(np.subtract(own[k], base[k])).max())
-            for k in own
-            if k != "tokens"
-        ]
-        same = own["tokens"] == base["tokens"]
+        same = own.pop("tokens") == base["tokens"]
+        worst = [float(np.abs(np.subtract(own[k], base[k])).max()) for k in own]
         fine = same and max(worst) <= LIMIT
         texts = "".join(f"{x:>10.1e}" for x in worst)
         words = f"{'equal' if same else 'other':>8}{'' if fine else '   FAILED'}"

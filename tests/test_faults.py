@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from unipost.checkpoint import Store
 from unipost.cli import main
 from unipost.locks import held
 from unipost.preemption import EXIT, Stopped, asked, check, listening, patient
+from unipost.rewards.sandbox import Call, Sandbox
+from unipost.rewards.tasks import function_task
 from unipost.runs import RunError
 
 ROOT = Path(__file__).parents[1]
@@ -288,6 +291,30 @@ def test_somebody_elses_handler_and_other_threads_are_left_alone():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+def signalled(response: str, answer: str) -> float:
+    """Is told to end, and ends a child of its own; the child's exit code."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(told, b"!")
+        while True:
+            time.sleep(0.01)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    return float(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def test_a_worker_of_rewards_outlives_the_signal():
+    """A scheduler may send it to every process; the step's rewards are still right."""
+    box = Sandbox()
+    try:
+        task = function_task(signalled, {})
+        assert box.run(task, [Call(20.0, ("a", "b"))] * 2) == [(-15.0,)] * 2
+    finally:
+        box.close()
 
 
 # ---- two runs in one folder

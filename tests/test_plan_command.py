@@ -177,3 +177,13 @@ def test_longer_rows_take_more(tmp_path):
     short = estimate_plan(experiment_of(folder), topology)
     long = estimate_plan(experiment_of(folder, packed_length=64), topology)
     assert long.items[0].work.model > short.items[0].work.model
+
+
+def test_what_is_left_out_is_said(capsys):
+    arguments = ("experiments/plan/grpo_8b.yaml", "--topology", "h100x8x4")
+    _, text, _ = told(capsys, *arguments)
+    assert "not in the plan" not in text
+    more = ("data.sampler=continuous", "data.groups=resample")
+    _, text, _ = told(capsys, *arguments, *more)
+    said = "not in the plan: the sampler ContinuousSampler, up to 3 more rounds"
+    assert said in text

@@ -14,6 +14,7 @@ from unipost.model import init_params
 from unipost.plan import abstract
 from unipost.plan.compiled import measure, read_memory, read_overflow
 from unipost.plan.estimate import estimate_memory, resident_bytes, spread_of
+from unipost.plan.flops import work_of
 from unipost.plan.programs import open_step, parts_of
 from unipost.update import State, update
 
@@ -197,3 +198,34 @@ def test_a_parameter_that_does_not_divide_is_named(tmp_path):
     spread = spread_of(Mesh(data=1, fsdp=2, tensor=4), 8)
     with pytest.raises(ValueError, match=r"blocks\.\w+\.kernel, dimension \d of 162"):
         estimate_memory(experiment_of(folder), spread, "tpu")
+
+
+def test_a_critic_is_a_model_of_its_own(tmp_path):
+    """PPO: its state stays beside the policy's, and two programs more."""
+    folder = folder_of(tmp_path / "m")
+    critic = {"optimizer": {"name": "adamw", "learning_rate": 1e-3}}
+    asked = {"objective": "ppo", "critic": critic, "minibatches": 2}
+    experiment = experiment_of(folder, "rollouts", **asked)
+    layout = layout_of(experiment, MESHES[0])
+    step = open_step(experiment, layout)
+    table = (
+        step.resident["parameters"]
+        * 512
+        * 64
+        // sum(x.size for x in jax.tree.leaves(step.whole))
+    )
+    # thrice its trunk, which has no table to the logits
+    assert step.resident["critic"] == pytest.approx(
+        step.resident["parameters"] + step.resident["optimiser"] - 3 * table, rel=0.01
+    )
+    spread = spread_of(Mesh(**MESHES[0]), 8)
+    assert resident_bytes(experiment, step.subject, spread) == step.resident
+    config = step.subject.config
+    works = work_of(experiment, config, step.sizes, layout.sizes, "cpu")
+    for part in parts_of(step):
+        if part.name in ("values", "critic"):
+            with jax.set_mesh(layout.mesh):
+                found = measure(part.name, part.lower(), 8, part.turns)
+            assert found.memory is not None
+            ran = found.flops * 8 * part.runs
+            assert ran == pytest.approx(works[part.name].hardware, rel=0.3)

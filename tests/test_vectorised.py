@@ -59,7 +59,11 @@ def sweep(kind: str, path: str, objectives=None, **changes):
     """Three runs that differ in seed, learning rate and, if given, objective."""
     runs = []
     for i, rate in enumerate(RATES):
-        own = {"seed": i, "optimizer": AdamW(rate, "cosine", 2), "evaluation": None}
+        own = {
+            "seed": i // 2,
+            "optimizer": AdamW(rate, "cosine", 2),
+            "evaluation": None,
+        }
         if objectives is not None:
             own["objective"] = objectives[i]
         runs.append(experiment(kind, path, **own | {"checkpoints": None} | changes))
@@ -402,6 +406,24 @@ def test_a_meeting_answers_all_who_wait_at_once():
         with pytest.raises(ZeroDivisionError):
             meeting.run({0: job(0, 1)}, lambda asked: 1 / 0)
         assert meeting.run({0: job(0, 1)}, answer) == {0: [0]}
+
+
+def test_a_meeting_that_is_interrupted_lets_its_jobs_go(monkeypatch):
+    left = []
+
+    def job():
+        try:
+            meeting.ask(0, "a question")
+        finally:
+            left.append(True)
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Meeting, "_questions", interrupted)
+    with pytest.raises(KeyboardInterrupt), Meeting(1) as meeting:
+        meeting.run({0: job}, lambda asked: asked)
+    assert left == [True]
 
 
 def test_a_part_for_every_core(monkeypatch):

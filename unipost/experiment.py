@@ -15,8 +15,8 @@ from unipost.mesh import Layout, Mesh
 from unipost.model import Compute
 from unipost.objectives import Trainable
 from unipost.optimizers import Optimizer
-from unipost.processes import check_single
 from unipost.packing_checks import check_budget
+from unipost.processes import check_single
 from unipost.reference_cache import check_cache
 from unipost.retention import check_best
 from unipost.scalar.critic import Critic, check_critic

@@ -53,10 +53,13 @@ def start(
 ) -> int:
     """Meet the other processes, where there are any; returns how many there are.
 
-    Before any computation with jax. Without arguments the environment says whether
-    there are several (`detected`). Raises ValueError for arguments that do not fit, and
-    NotMet where the processes have not met within `limit` seconds.
+    Before any computation with jax; nothing happens where they have met already.
+    Without arguments the environment says whether there are several (`detected`).
+    Raises ValueError for arguments that do not fit, and NotMet where the processes have
+    not met within `limit` seconds.
     """
+    if processes.count() > 1:
+        return processes.count()
     meeting = asked(coordinator, process, number, os.environ)
     if meeting is None or meeting.processes == 1:
         return 1
@@ -123,7 +126,8 @@ def detected(environ: Mapping[str, str]) -> Meeting | None:
         return Meeting(processes=number, by=f"SLURM job {job}")
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     slices = int(environ.get("MEGASCALE_NUM_SLICES", 1))
-    if slices > 1 or (hosts and "," in hosts) or _several_tpu_hosts(environ):
+    several = slices > 1 or (hosts and "," in hosts)
+    if several or (_has_chips(environ) and several_tpu_hosts(environ)):
         return Meeting(by="the TPU's hosts")
     return None
 
@@ -137,10 +141,18 @@ def _open_mpi(number: int, environ: Mapping[str, str]) -> Meeting:
     return Meeting(place, *own, by="Open MPI 5, which names no address")
 
 
-def _several_tpu_hosts(environ: Mapping[str, str]) -> bool:
-    """Whether this is one of several hosts of a Cloud TPU, by its metadata server."""
+def _has_chips(environ: Mapping[str, str]) -> bool:
+    """Whether TPU chips and their library may be here."""
+    from importlib.util import find_spec
+
     chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
-    if not chips or "TPU_SKIP_MDS_QUERY" in environ or not _has_libtpu(environ):
+    library = "TPU_LIBRARY_PATH" in environ or find_spec("libtpu") is not None
+    return bool(chips) and library
+
+
+def several_tpu_hosts(environ: Mapping[str, str]) -> bool:
+    """Whether this is one of several hosts of a Cloud TPU, by its metadata server."""
+    if "TPU_SKIP_MDS_QUERY" in environ:
         return False
     import urllib.request
 
@@ -154,12 +166,6 @@ def _several_tpu_hosts(environ: Mapping[str, str]) -> bool:
             return b"," in answer.read()
     except OSError:  # no Cloud TPU, or no metadata of one
         return False
-
-
-def _has_libtpu(environ: Mapping[str, str]) -> bool:
-    from importlib.util import find_spec
-
-    return "TPU_LIBRARY_PATH" in environ or find_spec("libtpu") is not None
 
 
 def _meet(meeting: Meeting, limit: float) -> None:

@@ -109,7 +109,7 @@ def setting_of(model: Model, seed: int) -> Setting:
 
 
 def save_leaves(path: Path, params: Any) -> None:
-    """Write every leaf under its path, as NumPy does; of several processes the first."""
+    """Write every leaf under its path, as NumPy does; of processes the first."""
     leaves = jax.tree_util.tree_leaves_with_path(gathered(params))
     named: Any = {jax.tree_util.keystr(place): np.asarray(x) for place, x in leaves}
     on_first(lambda: np.savez(path, **named))

@@ -92,7 +92,7 @@ class Layout:
         return jax.tree.map(put, tree, self.row_shardings(tree))
 
     def keep_rows(self, tree: Any) -> Any:
-        """Arrays of a batch constrained to where `place` puts them, inside a program."""
+        """Arrays of a batch constrained to where `place` puts them, in a program."""
         return jax.lax.with_sharding_constraint(tree, self.row_shardings(tree))
 
     def row_shardings(self, tree: Any) -> Any:

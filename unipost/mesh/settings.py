@@ -141,7 +141,10 @@ def _grid(sizes: dict[str, int], devices: list[Any]) -> Any:
     shape = tuple(sizes[axis] for axis in AXES)
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices)
+        # an axis may take a part of a side: tensor 2 of 16 x 16 chips
+        return mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
     if sizes["data"] % slices:
         raise ValueError(
             f"mesh.data: {sizes['data']} is no multiple of the {slices} slices; write "

@@ -128,7 +128,7 @@ def measure(name: str, lowered: Any, devices: int, turns: int = 1) -> Measured:
     """What the compiler makes of a lowered program on `devices` chips.
 
     turns  of loops whose end is data. A program that needs more memory than there is
-    comes back as an `Overflow`; any other error of the compiler is raised.
+    comes back as an `Overflow`. Raises ValueError for what the compiler refuses.
     """
     started = time.perf_counter()
     try:
@@ -136,7 +136,8 @@ def measure(name: str, lowered: Any, devices: int, turns: int = 1) -> Measured:
     except jax.errors.JaxRuntimeError as error:
         overflow = read_overflow(str(error))
         if overflow is None:
-            raise
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{name}: the compiler refuses it: {reason}") from error
         return Measured(name, overflow=overflow, seconds=time.perf_counter() - started)
     return read(name, compiled, devices, turns, time.perf_counter() - started)
 

@@ -29,6 +29,7 @@ from unipost.plan.abstract import (
     state_of,
 )
 from unipost.plan.flops import attention_kernel, chunk_of, packed_sizes
+from unipost.plan.values import open_valuer
 from unipost.rollouts import Rollouts
 
 HALF, FULL = 2, 4
@@ -129,6 +130,9 @@ def resident_bytes(
         found["reference"] = spread.bytes(judge.params)
     if experiment.staleness or experiment.sync_every > 1:
         found["sampler"] = spread.bytes(state.params)
+    valuer = open_valuer(experiment, subject)
+    if valuer is not None:
+        found["critic"] = spread.bytes(valuer.params) + spread.bytes(valuer.state[1])
     return found
 
 

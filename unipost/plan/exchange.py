@@ -20,21 +20,20 @@ def estimate_time(experiment: Experiment, spread: Spread, topology: Topology) ->
     subject, sizes = open_subject(experiment), sizes_of(experiment.data)
     platform, chips = topology.platform, topology.chips
     works = work_of(experiment, subject.config, sizes, spread.sizes, platform)
-    wires = estimate_collectives(experiment, spread, platform)
+    wires = estimate_collectives(experiment, spread)
     moved, dtype = moved_bytes(experiment, spread), experiment.compute.dtype
     flops = works["update"].hardware / chips
     return time_of(topology, flops, moved, wires, places_of(topology), dtype)
 
 
 def estimate_collectives(
-    experiment: Experiment, spread: Spread, platform: str
+    experiment: Experiment, spread: Spread
 ) -> tuple[Collective, ...]:
     """The collectives of an update, from the mesh: what each axis has to exchange.
 
     fsdp: every layer's weights gathered in the forward and again in the backward pass,
-    their gradients scattered (libtpu sums them on all chips instead, twice as much),
-    for each microbatch. data: gradients summed for each microbatch. tensor: two sums a
-    layer and pass of the hidden states.
+    their gradients scattered, and over data summed, for each microbatch. tensor: two
+    sums of the hidden states for each layer and pass.
     """
     subject, sizes = open_subject(experiment), sizes_of(experiment.data)
     config, size = subject.config, half_of(experiment)
@@ -55,8 +54,7 @@ def estimate_collectives(
 
     add("all-gather", "fsdp", pieces * 2, whole * size, "bf16")
     if trained:
-        kind = "all-reduce" if platform == "tpu" else "reduce-scatter"
-        add(kind, "fsdp", pieces, whole * size, "bf16")
+        add("reduce-scatter", "fsdp", pieces, whole * size, "bf16")
         share = whole * FULL / spread.over("fsdp")
         add("all-reduce", "data", pieces, share, "f32")
     rows, length = piece_of(experiment, sizes, spread)

@@ -16,7 +16,7 @@ above the diagonal.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from unipost.adapters import HEAD
@@ -189,6 +189,8 @@ def work_of(
     found["update"] += whole.once(flash) * (present["update"] * updates)
     if present["score"]:
         found["score"] = whole.once(flash) * present["score"]
+    if experiment.critic is not None:
+        found |= _critic(experiment, config, whole, kernel)
     if experiment.inner_epochs * experiment.minibatches > 1:
         found["signal"] = whole.once(flash) * present["update"]
     if isinstance(experiment.data, Rollouts):
@@ -196,6 +198,18 @@ def work_of(
         kernel = attention_kernel(experiment, config, reads, platform)
         found["sample"] = sampling(config, experiment.data, kernel)
     return found
+
+
+def _critic(
+    experiment: Experiment, config: ModelConfig, passed: Forward, kernel: str
+) -> dict[str, Work]:
+    """A critic of the policy's shape: its values, and its updates."""
+    critic = experiment.critic
+    assert critic is not None
+    other, trunk = replace(experiment, lora=critic.lora), replace(passed, head=0.0)
+    updates = training(trunk, other, config, kernel, False) * experiment.inner_epochs
+    values = trunk.once(kernel in FLASH_BACKWARD)
+    return {"values": values, "critic": updates}
 
 
 def passes_of(experiment: Experiment) -> dict[str, int]:

@@ -61,6 +61,7 @@ def _head(plan: Plan) -> str:
             f"a step: {sizes.prompts} prompts x {sizes.group} rows of {sizes.prompt} + "
             f"{sizes.response} tokens{pieces}; products in {plan.dtype}, attention "
             f"{plan.attention}",
+            *((f"not in the plan: {', '.join(plan.left)}",) if plan.left else ()),
             verdict(plan),
         )
     )

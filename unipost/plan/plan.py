@@ -23,7 +23,7 @@ from unipost.plan.compiled import Measured, Overflow, measure, open_devices
 from unipost.plan.estimate import estimate_memory, sampler_bytes, spread_of
 from unipost.plan.exchange import estimate_collectives, moved_bytes
 from unipost.plan.flops import Work, attention_kernel, packed_sizes, work_of
-from unipost.plan.programs import Part, Step, open_step, parts_of
+from unipost.plan.programs import Part, Step, left_out, open_step, parts_of
 from unipost.plan.roofline import Time, places_of, time_of
 from unipost.plan.topology import Topology
 
@@ -60,6 +60,7 @@ class Plan:
     """What a step of an experiment takes on a topology.
 
     method  compiled, or ESTIMATE
+    left    parts of a run that are not in the plan
     parts   bytes of one chip by what they are; temporaries are the update's rest
     items   the programs of a step, the update first
     """
@@ -72,6 +73,7 @@ class Plan:
     attention: str
     dtype: str
     microbatches: int
+    left: tuple[str, ...]
     parts: dict[str, float]
     items: tuple[Item, ...]
 
@@ -175,7 +177,7 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
     resident = sum(found.resident.values())
     items = []
     for name, work in works.items():
-        wires = estimate_collectives(experiment, spread, platform)
+        wires = estimate_collectives(experiment, spread)
         update = name == "update"
         wires = wires if update else ()
         moved = moved_bytes(experiment, spread) if update else 0.0
@@ -198,6 +200,7 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
         _attention(experiment, topology),
         experiment.compute.dtype,
         experiment.microbatches,
+        left_out(experiment),
         parts,
         tuple(items),
     )
@@ -254,6 +257,7 @@ def _plan(method: str, step: Step, topology: Topology, items: tuple[Item, ...]) 
         _attention(experiment, topology),
         experiment.compute.dtype,
         experiment.microbatches,
+        left_out(experiment),
         parts,
         items,
     )

@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from unipost.annealed import at_step
 from unipost.batch import Batch
 from unipost.experiment import Experiment
 from unipost.mesh import Layout
-from unipost.mesh.settings import ROWS
 from unipost.plan.abstract import (
     Sizes,
     Subject,
@@ -34,6 +33,7 @@ from unipost.plan.abstract import (
     sizes_of,
     state_of,
 )
+from unipost.plan.values import Valuer, lower_regression, lower_values, open_valuer
 from unipost.rollouts import Rollouts
 from unipost.sampling import BatchSampler, compiled_sample
 from unipost.update import (
@@ -53,6 +53,7 @@ class Step:
 
     whole    parameters of the policy, those frozen included
     judge    the reference, or None
+    valuer   the critic, or None
     batch    what the data give; `scored` with the streams that are data, old and
              reference
     signal   of the whole batch, where it is cut into minibatches
@@ -62,6 +63,7 @@ class Step:
     layout: Layout
     subject: Subject
     judge: Subject | None
+    valuer: Valuer | None
     sizes: Sizes
     state: State
     whole: Any
@@ -89,6 +91,8 @@ class Step:
             found["reference"] = held_bytes(self.judge.params)
         if self.experiment.staleness or self.experiment.sync_every > 1:
             found["sampler"] = held_bytes(state.params)
+        if self.valuer is not None:
+            found["critic"] = held_bytes((self.valuer.params, self.valuer.state[1]))
         return found
 
     def layout_of(self, tree: Any) -> Any:
@@ -122,6 +126,12 @@ def open_step(experiment: Experiment, layout: Layout) -> Step:
     if judge is not None:
         params = _with(judge.params, layout.shardings(judge.params))
         judge = Subject(judge.config, judge.policy, params)
+    valuer = open_valuer(experiment, subject)
+    if valuer is not None:
+        params, state = valuer.params, valuer.state
+        params = _with(params, layout.shardings(params))
+        state = _with(state, layout.shardings(state))
+        valuer = Valuer(valuer.policy, params, state)
     sizes = sizes_of(experiment.data)
     state = state_of(experiment, subject.trained)
     state = _with(state, layout.shardings(state))
@@ -136,6 +146,7 @@ def open_step(experiment: Experiment, layout: Layout) -> Step:
         layout,
         subject,
         judge,
+        valuer,
         sizes,
         state,
         whole,
@@ -157,12 +168,34 @@ def parts_of(step: Step) -> tuple[Part, ...]:
         parts.append(Part("score", partial(_lower_score, step)))
     if updates > 1:
         parts.append(Part("signal", partial(_lower_signal, step)))
+    if step.valuer is not None:
+        parts.append(Part("values", partial(_lower_values, step)))
+        parts.append(Part("critic", partial(_lower_regression, step), updates))
     data = experiment.data
     if isinstance(data, Rollouts) and isinstance(data.sampler, BatchSampler):
         turns = data.sampling.max_tokens
         lower = partial(_lower_sample, step, data)
         parts.append(Part("sample", lower, turns=turns))
     return tuple(parts)
+
+
+def left_out(experiment: Experiment) -> tuple[str, ...]:
+    """What a run of `experiment` has beside its step that no program here stands for."""
+    data, found = experiment.data, []
+    if experiment.evaluation is not None or experiment.held_out is not None:
+        found.append("evaluation and held_out")
+    if not isinstance(data, Rollouts):
+        if data.varies == "seed":
+            found.append("sampling before the first step")
+        return tuple(found)
+    if not isinstance(data.sampler, BatchSampler):
+        found.append(f"the sampler {type(data.sampler).__name__}")
+    if data.groups.tries > 1:
+        found.append(f"up to {data.groups.tries - 1} more rounds of sampling")
+    if data.guidance:
+        found.append("what guidance samples")
+    learned = [p for p in data.paths if Path(p).is_dir()]
+    return (*found, *(f"the reward model {path}" for path in learned))
 
 
 def _with_scores(step: Step) -> Step:
@@ -232,6 +265,18 @@ def _lower_update(step: Step):
     )
 
 
+def _lower_values(step: Step):
+    assert step.valuer is not None
+    return lower_values(step.valuer, step.rows, step.cuts)
+
+
+def _lower_regression(step: Step):
+    assert step.valuer is not None
+    experiment, pieces = step.experiment, step.experiment.minibatches
+    rows, batch, _ = minibatch_of(step.layout, (step.rows, step.scored, None), pieces)
+    return lower_regression(experiment, step.valuer, rows, batch)
+
+
 def _lower_sample(step: Step, data: Rollouts):
     """The program of a `BatchSampler`, with one stop token."""
     count, length = data.prompts, data.prompt_length
@@ -276,9 +321,7 @@ def _packed(experiment: Experiment, layout: Layout, sizes: Sizes) -> Any:
 
 def _with_packed(layout: Layout, packed: Any) -> Any:
     """Abstract packed rows where `Layout.place_packed` would put them."""
-    axes = tuple(a for a in layout.mesh.axis_names if a in ROWS and layout.sizes[a] > 1)
-    sharding = NamedSharding(layout.mesh, PartitionSpec(None, axes or None))
-    return jax.tree.map(lambda x: shaped(x.shape, x.dtype, sharding=sharding), packed)
+    return jax.tree.map(lambda x: shaped(x.shape, x.dtype, layout.packed), packed)
 
 
 def _with(tree: Any, shardings: Any) -> Any:
@@ -290,13 +333,4 @@ def _with(tree: Any, shardings: Any) -> Any:
 
 def _placed(layout: Layout, tree: Any) -> Any:
     """Abstract arrays of a batch where `Layout.place` would put them."""
-    leaves: list[Any] = jax.tree.leaves(tree)
-    lead = next((x.shape[:2] for x in leaves if x.ndim > 1), None)
-
-    def one(x: Any) -> Any:
-        shape = lead if lead and x.shape[:1] == lead[:1] else x.shape
-        spec = layout.rows(shape).spec
-        sharding = NamedSharding(layout.mesh, PartitionSpec(*spec[: x.ndim]))
-        return shaped(x.shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(one, tree)
+    return _with(tree, layout.row_shardings(tree))

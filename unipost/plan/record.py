@@ -28,6 +28,7 @@ def record(plan: Plan, file: str, overrides: Sequence[str]) -> dict[str, Any]:
         "tokens": plan.tokens,
         "microbatches": plan.microbatches,
         "attention": plan.attention,
+        "left_out": list(plan.left),
         "fits": plan.fits,
         "peak": plan.peak,
         "parts": plan.parts,

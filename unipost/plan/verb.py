@@ -58,12 +58,12 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """unipost plan EXPERIMENT --topology NAME."""
-    import json
-    import os
     import sys
 
+    import jax
+
     # the programs are traced on the CPU, whatever accelerator this machine has
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    jax.config.update("jax_platforms", "cpu")
     from unipost.plan.page import page
     from unipost.plan.plan import compile_plan, estimate_plan
     from unipost.plan.topology import parse_topology
@@ -74,14 +74,21 @@ def run_plan(options: argparse.Namespace) -> None:
         found = estimate_plan(experiment, topology)
     else:
         found = compile_plan(experiment, topology, partial(print, file=sys.stderr))
+    if options.json is not None:
+        write_record(found, options)
     print(page(found))
     if not found.fits:
         print(advice(experiment, topology, found))
-    if options.json is not None:
-        from unipost.plan.record import record
 
-        tree = record(found, str(options.file), options.overrides)
-        options.json.write_text(json.dumps(tree, indent=1) + "\n")
+
+def write_record(found: Plan, options: argparse.Namespace) -> None:
+    """Write the numbers of a plan to the file of --json."""
+    import json
+
+    from unipost.plan.record import record
+
+    tree = record(found, str(options.file), options.overrides)
+    options.json.write_text(json.dumps(tree, indent=1) + "\n")
 
 
 def _experiment(options: argparse.Namespace) -> Experiment:

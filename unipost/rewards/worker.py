@@ -13,6 +13,7 @@ import functools
 import importlib
 import os
 import pickle
+import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ SLACK = 2.0
 
 def main() -> None:
     """Answer requests until the parent closes the pipe or is gone."""
+    _outlive_sigterm()
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # a reward may read and print: neither may meet the messages
     null = os.open(os.devnull, os.O_RDWR)
@@ -38,6 +40,22 @@ def main() -> None:
             body = pickle.dumps(reply)
             replies.write(len(body).to_bytes(8, "big") + body)
             replies.flush()
+
+
+def _outlive_sigterm() -> None:
+    """Leave SIGTERM to the parent: a scheduler sends it to every process of a job.
+
+    The parent takes its step to the end, and a reward that died would be another
+    number. What a reward forks ends as always.
+    """
+    own = os.getpid()
+
+    def heard(number: int, _) -> None:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, heard)
 
 
 def _receive(stream: BinaryIO) -> bytes | None:

@@ -142,7 +142,7 @@ class OpenCritic:
 
     def values(self, state: State, rows: Rows, microbatches: int = 1) -> Array:
         """V(s_t) [P, G, T] of the rows, 0 outside the responses, in pieces of P."""
-        return _values(self.model.policy, self.params(state), rows, microbatches)
+        return values_of(self.model.policy, self.params(state), rows, microbatches)
 
     def update(
         self,
@@ -206,7 +206,9 @@ def open_critic(
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _values(policy: Policy, params: Params, rows: Rows, microbatches: int) -> Array:
+def values_of(policy: Policy, params: Params, rows: Rows, microbatches: int) -> Array:
+    """V(s_t) [P, G, T] of the rows under the parameters of a critic, 0 elsewhere."""
+
     def piece(rows: Rows) -> Array:
         values = scalar_streams(("state_values",), policy, params, rows).values
         assert values is not None

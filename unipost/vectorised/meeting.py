@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from unipost.runs import RunError
+
 T = TypeVar("T")
 Answer = Callable[[dict[int, Any]], Mapping[int, Any]]
 """The answers to what jobs ask, by the place of the job."""
@@ -26,11 +28,15 @@ class Meeting:
         self._working: set[int] = set()
         self._asked: dict[int, Any] = {}
         self._answered: dict[int, Any] = {}
+        self._over = False
 
     def __enter__(self) -> Meeting:
         return self
 
     def __exit__(self, *exception) -> None:
+        with self._changed:  # nobody answers any more
+            self._over = True
+            self._changed.notify_all()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, jobs: Mapping[int, Callable[[], T]], answer: Answer) -> dict[int, T]:
@@ -59,8 +65,8 @@ class Meeting:
         with self._changed:
             self._asked[place] = question
             self._changed.notify_all()
-            self._changed.wait_for(lambda: place in self._answered)
-            answer = self._answered.pop(place)
+            self._changed.wait_for(lambda: self._over or place in self._answered)
+            answer = self._answered.pop(place, RunError("the runs have been stopped"))
         if isinstance(answer, BaseException):
             raise answer
         return answer

@@ -55,9 +55,10 @@ def train_together(
     _check(experiments, folders)
     way = way or default_way()
     with contextlib.ExitStack() as resources:
-        drawing = resources.enter_context(Drawing(len(experiments)))
+        drawing = Drawing(len(experiments))
         opened = open_members(experiments, folders, drawing.sampled)
         members, failures = resources.enter_context(opened)
+        resources.enter_context(drawing)
         for error in failures.values():
             print(f"{title}: {error}", file=sys.stderr)
         with listening(), patient():
