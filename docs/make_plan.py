@@ -66,10 +66,9 @@ def cells() -> Iterator[Cell]:
         yield from (Cell(experiment, name) for name in ("v5e-256", "v5p-16"))
     for name in SCALING:
         yield Cell("sft_8b", name, "fsdp=-1")
-    for experiment in ("sft_8b", "sft_0.5b", "sft_70b", "dpo_8b"):
+    for experiment in ("sft_8b", "sft_70b", "sft_0.5b"):
         yield from (Cell(experiment, name) for name in TABLE)
     yield Cell("grpo_8b", "v5p-32")
-    yield Cell("grpo_8b", "v5e-64")
 
 
 def settled(cell: Cell) -> Cell:

@@ -79,7 +79,7 @@ def run_many(
     return found
 
 
-def ended(processes: Sequence, seconds: float = 240) -> list[tuple[int, str, str]]:
+def ended(processes: Sequence, seconds: float = 560) -> list[tuple[int, str, str]]:
     """(code, stdout, stderr) of each, without what gloo says; all are gone after it."""
     try:
         found = [process.communicate(timeout=seconds) for process in processes]

@@ -312,7 +312,7 @@ def test_a_worker_of_rewards_outlives_the_signal():
     box = Sandbox()
     try:
         task = function_task(signalled, {})
-        assert box.run(task, [Call(20.0, ("a", "b"))] * 2) == [(-15.0,)] * 2
+        assert box.run(task, [Call(20.0, ("a", "b"))] * 2) == [(-15.0, "", "")] * 2
     finally:
         box.close()
 

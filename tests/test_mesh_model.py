@@ -1,4 +1,4 @@
-"""The model on a mesh: numbers and gradients of one device, and what the wires carry."""
+"""The model on a mesh: numbers and gradients of one device, and what wires carry."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -81,7 +81,9 @@ def params_of(name):
     rng = np.random.default_rng(2)
     drawn = [rng.normal(size=x.shape) / 8 for x in jax.tree.leaves(adapted.adapter)]
     structure = jax.tree.structure(adapted.adapter)
-    return replace(adapted, adapter=jax.tree.unflatten(structure, map(jnp.array, drawn)))
+    return replace(
+        adapted, adapter=jax.tree.unflatten(structure, map(jnp.array, drawn))
+    )
 
 
 def close(got, want, scale=1e-10):
@@ -202,7 +204,7 @@ def test_the_tpu_kernel_by_hand(mesh, window):
 
     def out(attention, query, key, value):
         heads = query, *beside_queries(query, key, value)
-        return jnp.sin(ATTENTION[attention](*heads, segments, rule)).sum()
+        return jnp.sin(ATTENTION[attention](*heads, segments, rule).astype(float)).sum()
 
     run = partial(jax.value_and_grad(out, (1, 2, 3)))
     arrays = [x.astype(np.float32) for x in (query, key, value)]

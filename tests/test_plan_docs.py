@@ -25,7 +25,7 @@ def test_the_page_says_what_the_records_say(at_root):
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
 def test_a_record_shows_the_compilers_figure(path):
-    """The figure of a step is the compiler's peak of a program and what stays beside."""
+    """The figure of a step is a program's peak by the compiler, and what stays."""
     tree = json.loads(path.read_text())
     assert tree["method"] == "compiled"
     compiled = [x for x in tree["programs"] if x["memory"] is not None]

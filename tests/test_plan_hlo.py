@@ -219,3 +219,59 @@ def test_sizes_of_arrays():
 def test_text_that_is_no_program():
     with pytest.raises(ValueError, match="no ENTRY"):
         parse_program("nothing")
+
+
+WINDOWS = {
+    # a sum over 8 x 2048 rows, one of two blocks of the result by a window that slides
+    "{size=2x8 pad=1_1x0_0 rhs_reversal=1x0}": (
+        "bf16[64,2,16,1]",
+        "bf16[8,32,64,1]",
+        "bf16[8,32,2,16]",
+        "1fb0_1i0o->b0f1",
+        2 * 64 * 2 * 16 * 8 * 32,
+    ),
+    # two products side by side, the batch as a dilated axis
+    "{size=2 lhs_dilate=2}": (
+        "bf16[2,24,48]",
+        "bf16[2,24,8]",
+        "bf16[2,8,48]",
+        "0bf_0io->0bf",
+        2 * 2 * 24 * 48 * 8,
+    ),
+    # heads as an axis that a reversed window slides over
+    "{size=1x4 pad=0_0x3_3 rhs_reversal=0x1}": (
+        "bf16[8,32,4,16]",
+        "bf16[8,32,64,1]",
+        "bf16[4,16,64,1]",
+        "0bf1_1oi0->0b1f",
+        2 * 8 * 32 * 4 * 16 * 64,
+    ),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_products_that_libtpu_writes_as_convolutions(window):
+    out, left, right, labels, flops = WINDOWS[window]
+    text = "\n".join(
+        (
+            f"ENTRY %main (a: {left}, b: {right}) -> {out} {{",
+            f"  %a = {left}{{0}} parameter(0)",
+            f"  %b = {right}{{0}} parameter(1)",
+            f"  ROOT %c = {out}{{0}} convolution(%a, %b), window={window}, "
+            f"dim_labels={labels}",
+            "}",
+        )
+    )
+    program = parse_program(text)
+    assert product_flops(program, count_runs(program)) == flops
+
+
+def test_a_convolution_counts_the_pairs_that_xla_counts():
+    def run(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2,), [(3, 1)], lhs_dilation=(2,), rhs_dilation=(3,)
+        )
+
+    program, runs, compiled = program_of(run, f32(4, 6, 20), f32(10, 6, 5))
+    said = compiled.cost_analysis()["flops"]
+    assert product_flops(program, runs) == pytest.approx(said, rel=0.01)

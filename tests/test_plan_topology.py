@@ -114,6 +114,9 @@ def test_the_roofline_is_three_quotients():
     assert time.memory == pytest.approx(1e12 / (819e9 * MEMORY))
     sent = 3 * 16e9 * 15 / 16
     assert time.network == pytest.approx(sent / (2 * 50e9 * NETWORK))
+    step = Collective("collective-permute", 1, 10**9, row[:2], "bf16")
+    both = time_of(topology, 0.0, 0.0, (step,), places, "bfloat16")
+    assert both.network == pytest.approx(1e9 / (2 * 50e9 * NETWORK))
     assert time.least == time.compute and time.bound == "compute"
     assert time.most == time.compute + time.memory + time.network
     assert (time + time).most == pytest.approx((time * 2).most)

@@ -6,8 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from planned import folder_of
+
+from unipost.plan.compiled import measure, open_devices
+from unipost.plan.topology import parse_topology
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = (
@@ -78,3 +84,17 @@ def test_a_step_that_is_too_large_is_refused_by_the_compiler(tmp_path):
     assert update["memory"] is None and not tree["fits"]
     assert update["overflow"]["wanted"] > update["overflow"]["there"] > 15 * 2**30
     assert "does not fit: the compiler asks for" in text and "too much" in text
+
+
+@pytest.mark.parametrize("name", ["v4-8", "v5e-4", "v5p-8", "v6e-4"])
+def test_the_memory_of_a_chip_is_what_the_compiler_has(name):
+    """A program of 400 GiB is refused, with the memory that there is."""
+    topology = parse_topology(name)
+    devices = open_devices(topology)
+    assert len(devices) == topology.chips
+    mesh = jax.sharding.Mesh(np.array(devices), ("a",))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    array = jax.ShapeDtypeStruct((50 * 2**30,), jnp.float32, sharding=whole)
+    found = measure(name, jax.jit(lambda x: x + 1).lower(array), topology.chips)
+    assert found.overflow is not None
+    assert found.overflow.there == pytest.approx(topology.chip.memory, rel=1e-3)

@@ -76,8 +76,8 @@ def test_an_error_in_one_process_is_raised_in_all(done):
     one, other = (x["exchanges"] for x in done[0])
     assert one["refused"] == other["refused"] == "OSError: disk full"
     assert one["here_alone"] == other["here_alone"] == "KeyError: 'only in the second'"
-    assert one["no_pickle"].endswith(other["no_pickle"].partition(": ")[2])
-    assert "pickle" in other["no_pickle"]
+    assert one["no_pickle"] == other["no_pickle"]
+    assert "pickle" in one["no_pickle"]
 
 
 def test_every_row_is_on_as_many_devices_as_the_mesh_says(done):

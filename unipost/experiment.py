@@ -13,6 +13,7 @@ from unipost.held_out import HeldOut
 from unipost.loading import NewModel
 from unipost.mesh import Layout, Mesh
 from unipost.model import Compute
+from unipost.model.attention import check_sequence
 from unipost.objectives import Trainable
 from unipost.optimizers import Optimizer
 from unipost.packing_checks import check_budget
@@ -97,6 +98,8 @@ class Experiment:
         _check_scalar(self)
         if self.held_out is not None:
             self.held_out.check(self.objective)
+        if self.mesh is not None:
+            check_sequence(self.compute.attention, self.mesh.sequence)
         check_completions(self.completions, self.data, self.objective)
         filled = check_critic(self.objective, self.critic, self.data)
         check_data(self.objective, self.data, self.minibatches, filled)

@@ -21,7 +21,13 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from unipost.mesh import BATCH, free_axes, over, shards
+from unipost.mesh import (
+    BATCH,
+    free_axes,
+    over,
+    shards,
+    whole,
+)
 from unipost.policy import Array, widen
 
 Head = Callable[[Array], Array]
@@ -162,7 +168,8 @@ def chunk_columns(
 def default_chunk(head: Head, hidden: Array, extras: Collection[str]) -> int:
     """`chunk_columns` of hidden states [N T D] on the devices of the mesh that is set.
 
-    Where columns are spread, those of one device. With "vocab" the logits are a result: chunks could save nothing.
+    Where columns are spread, those of one device. With "vocab" the logits are a result:
+    chunks could save nothing.
     """
     rows, columns, size = hidden.shape
     if "vocab" in extras:
@@ -190,16 +197,16 @@ def scores_of(
     `jax.tree_util.Partial` holds them itself (`Policy.reader`): on a mesh every device
     then reads its own rows by itself.
     `chunk` columns of a device go through the head at once, and again in the backward
-    pass; None chooses (`default_chunk`). The chunks are of columns, so that rows on several
-    devices stay where they are, and of all rows: a batch of so many rows that one
-    column is too large has to be cut into microbatches.
+    pass; None chooses (`default_chunk`). The chunks are of columns, so that rows on
+    several devices stay where they are, and of all rows: a batch of so many rows that
+    one column is too large has to be cut into microbatches.
     """
     chunk = default_chunk(head, hidden, extras) if chunk is None else chunk
     parts = shards("sequence")
     cut = parts > 1 or (chunk < targets.shape[1] and free_axes())
     if isinstance(head, jax.tree_util.Partial) and cut:
         return _by_device(head, hidden, targets, mask, extras, chunk)
-    return _scores(head, hidden, targets, mask, extras, chunk)
+    return _scores(whole(head), hidden, targets, mask, extras, chunk)
 
 
 def _by_device(

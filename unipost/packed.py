@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unipost.head import Scores, check_reading, scores_of
+from unipost.mesh import BATCH, constrain
 from unipost.packing import Piece, pack_plan
 from unipost.policy import Array, Params, Policy
 
@@ -65,11 +66,9 @@ def score_packed(
     """
     check_reading("score_packed", extras, chunk)
     hidden = policy.hidden(params, packed.tokens, packed.segments)
-    blocks, nowhere = packed.slots.shape[0], math.prod(shape)
-    hidden = hidden.reshape(blocks, -1, hidden.shape[-1])
-    hidden = jnp.take_along_axis(hidden, packed.slots[..., None], 1, mode="clip")
-    mask = packed.places < nowhere
-    scores = scores_of(policy.reader(params), hidden, packed.targets, mask, extras, chunk)
+    hidden, nowhere = block_hidden(hidden, packed), math.prod(shape)
+    head, mask = policy.reader(params), packed.places < nowhere
+    scores = scores_of(head, hidden, packed.targets, mask, extras, chunk)
     places = packed.places.reshape(-1)
 
     def put(x: Array) -> Array:
@@ -78,6 +77,15 @@ def score_packed(
         return empty.at[places].set(flat, mode="drop").reshape(*shape, *x.shape[2:])
 
     return jax.tree.map(put, scores)
+
+
+def block_hidden(hidden: Array, packed: Packed) -> Array:
+    """Hidden states [B K D] that predict the scored tokens, out of [R S D]."""
+    hidden = hidden.reshape(packed.slots.shape[0], -1, hidden.shape[-1])
+    # blocks lie on the devices of their rows
+    hidden = constrain(hidden, BATCH, None, None)
+    hidden = jnp.take_along_axis(hidden, packed.slots[..., None], 1, mode="clip")
+    return constrain(hidden, BATCH, None, None)
 
 
 def pack_rows(

@@ -70,14 +70,9 @@ def on_first(fn: Callable[[], T]) -> T:
     """
     if count() == 1:
         return fn()
-    value: Any = None
-    error: Exception | None = None
     if is_first():
-        try:
-            value = fn()
-        except Exception as found:
-            error = found
-        _from_first(_packed(value, error))
+        packed, value, error = _tried(fn)
+        _from_first(packed)
     else:
         value, error = pickle.loads(_from_first(b""))
         if error is not None:
@@ -94,13 +89,8 @@ def everyones(fn: Callable[[], T]) -> list[T]:
     """
     if count() == 1:
         return [fn()]
-    error: Exception | None = None
-    value: Any = None
-    try:
-        value = fn()
-    except Exception as found:
-        error = found
-    each = [pickle.loads(x) for x in _gathered_bytes(_packed(value, error))]
+    packed, _, error = _tried(fn)
+    each = [pickle.loads(x) for x in _gathered_bytes(packed)]
     if error is not None:
         raise error
     for number, (_, failure) in enumerate(each):
@@ -161,15 +151,20 @@ def alone() -> Iterator[None]:
         yield
 
 
-def _packed(value: Any, error: Exception | None) -> bytes:
-    """(value, error) as bytes; what does not pickle as an error that says so."""
+def _tried(fn: Callable[[], Any]) -> tuple[bytes, Any, Exception | None]:
+    """((value, error) as bytes, value, error) of `fn()`; what does not pickle fails."""
+    value, error = None, None
     try:
-        packed = pickle.dumps((value, error))
+        value = fn()
+        return pickle.dumps((value, None)), value, None
+    except Exception as found:
+        error = found
+    try:
+        packed = pickle.dumps((None, error))
         pickle.loads(packed)
-        return packed
-    except Exception as problem:
-        told = RuntimeError(str(error or problem))
-        return pickle.dumps((None, told))
+    except Exception:  # an exception of a kind that only its own process can make
+        packed = pickle.dumps((None, RuntimeError(str(error))))
+    return packed, None, error
 
 
 def _from_first(packed: bytes) -> bytes:

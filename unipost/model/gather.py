@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from unipost.mesh import BATCH, constrain, free_axes
+from unipost.mesh import BATCH, Stored, free_axes, gathered
 
 Array = jax.Array
 Axes = str | tuple[str, ...] | None
@@ -45,7 +45,7 @@ _ROWS = ("data", "expert")
 TOKEN = Flow((_ROWS, None, "fsdp"), (_ROWS, None, "tensor"), False)
 
 
-def gathered(block: dict[str, Any], dtype: Any) -> dict[str, Any]:
+def gathered_block(block: dict[str, Any], dtype: Any) -> dict[str, Any]:
     """`block` with its projections cast and whole but for the axis tensor.
 
     Experts stay as they are: `unipost.model.experts` gathers them.
@@ -69,34 +69,20 @@ def _whole(leaf: str, x: Array, axes: tuple[str, str], dtype: Any) -> Array:
 
 
 def gathered_from(x: Array, *axes: str | None) -> Array:
-    """`x`, stored over `axes`, whole over fsdp. Its gradient is stored as it is.
-
-    The gradient is never whole on a device: what is summed over devices is cut at once.
-    """
-    if not free_axes():
-        return x
-
-    def gather(_, x: Array) -> Array:
-        return constrain(x, *(None if axis == "fsdp" else axis for axis in axes))
-
-    def cut(_, change: Array) -> Array:
-        return constrain(change, *axes)
-
-    x = jax.custom_derivatives.linear_call(gather, cut, (), constrain(x, *axes))
-    return checkpoint_name(x, GATHERED)
+    """`x`, stored over `axes`, whole over fsdp; named, so that it is not kept."""
+    return checkpoint_name(gathered(x, axes), GATHERED) if free_axes() else x
 
 
-def whole_table(name: str, part: dict[str, Array], dtype: Any) -> dict[str, Array]:
-    """`part` of the parameters with its table `name` gathered, on a mesh.
+def table(part: dict[str, Array], name: str, dtype: Any) -> dict[str, Any]:
+    """`part` of the parameters with its table `name` to be gathered, on a mesh.
 
-    kernel [D V], any other [V D]. In half precision beside the table: what is gathered
-    then is `half`, and the table stands for its gradient alone.
+    kernel [D V], any other [V D]. In half precision what is read is `half`, and the
+    table beside it stands for its gradient alone.
     """
     if not free_axes():
         return part
-    axes, table = ("fsdp", "tensor") if name == "kernel" else _OUT, part[name]
-    rest = {leaf: x for leaf, x in part.items() if leaf != name}
+    axes, whole = _IN if name == "kernel" else _OUT, part[name]
     if dtype == jnp.promote_types(dtype, jnp.float32):
-        return rest | {name: gathered_from(table.astype(dtype), *axes)}
-    half = gathered_from(jax.lax.stop_gradient(table).astype(dtype), *axes)
-    return rest | {name: gathered_from(table, *axes), "half": half}
+        return part | {name: Stored(whole.astype(dtype), axes)}
+    half = jax.lax.stop_gradient(whole).astype(dtype)
+    return part | {name: Stored(whole, axes), "half": Stored(half, axes)}

@@ -121,7 +121,9 @@ def _on_mesh(attend: Any, shape: tuple[int, ...]) -> Any:
 
     def one(attend, query, key, value, segments, all_of):
         if sequence:
-            whole = partial(jax.lax.all_gather, axis_name="sequence", axis=2, tiled=True)
+            whole = partial(
+                jax.lax.all_gather, axis_name="sequence", axis=2, tiled=True
+            )
             key, value = whole(key), whole(value)
         return _rows(attend, query, key, value, segments, all_of)
 

@@ -34,7 +34,7 @@ from unipost.model.cache import (
 )
 from unipost.model.config import ModelConfig
 from unipost.model.experts import mixture
-from unipost.model.gather import GATHERED, TEXTS, TOKEN, Flow, gathered, whole_table
+from unipost.model.gather import GATHERED, TEXTS, TOKEN, Flow, gathered_block, table
 from unipost.model.layers import (
     mlp,
     multiply,
@@ -130,10 +130,10 @@ def logits(config: ModelConfig, params: Params, hidden: Array) -> Array:
 
 
 def table_of(config: ModelConfig, params: Params, dtype: Any) -> Params:
-    """What `logits` reads of the parameters, on a mesh gathered over fsdp."""
+    """What `logits` reads of the parameters, on a mesh to be gathered over fsdp."""
     if config.tie_word_embeddings:
-        return whole_table("embedding", {"embedding": params["embedding"]}, dtype)
-    return {"head": whole_table("kernel", params["head"], dtype)}
+        return table({"embedding": params["embedding"]}, "embedding", dtype)
+    return {"head": table(params["head"], "kernel", dtype)}
 
 
 def cast_products(blocks: Params, dtype: Any) -> Params:
@@ -182,14 +182,14 @@ def layer(
         y = constrain(constrain(y, *flow.into), *TEXTS.into)
         return constrain(x + normed(name, y), *TEXTS.into)
 
-    block = gathered(block, x.dtype) if flow.gather else block
+    block = gathered_block(block, x.dtype) if flow.gather else block
     y = constrain(normed("attention_norm", x), *flow.into)
     mixed, extra = attend(*project_heads(config, block, y, turn))
     mixed = constrain(mixed, *flow.inside)
     x = added("attention_post_norm", project(block["output"], mixed))
     y = normed("mlp_norm", x)
     if config.experts is not None:
-        return added("mlp_post_norm", mixture(config, block, y)), extra
+        return added("mlp_post_norm", mixture(config, block, y, flow)), extra
     y = mlp(config, block, constrain(y, *flow.into), flow.inside)
     return added("mlp_post_norm", y), extra
 

@@ -57,7 +57,7 @@ def _gpu(kind, tera, tf32, memory, bandwidth, link, network) -> Chip:
 
 CHIPS: dict[str, Chip] = {
     # memory: what the compiler says is available, less than the data sheet's
-    "v4": _tpu("TPU v4", 275, 31.25, 1200, 6, 50),
+    "v4": _tpu("TPU v4", 275, 30.75, 1200, 6, 50),
     "v5e": _tpu("TPU v5e", 197, 15.75, 819, 4, 50),
     "v5p": _tpu("TPU v5p", 459, 95.74, 2765, 6, 100),
     "v6e": _tpu("TPU v6e", 918, 31.25, 1638, 4, 100),

@@ -180,7 +180,7 @@ def parts_of(step: Step) -> tuple[Part, ...]:
 
 
 def left_out(experiment: Experiment) -> tuple[str, ...]:
-    """What a run of `experiment` has beside its step that no program here stands for."""
+    """What a run of `experiment` has beside its step that no program stands for."""
     data, found = experiment.data, []
     if experiment.evaluation is not None or experiment.held_out is not None:
         found.append("evaluation and held_out")

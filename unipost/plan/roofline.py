@@ -72,12 +72,18 @@ def time_of(
     """
     chip = topology.chip
     wires = sum(
-        x.sent / (NETWORK * bandwidth(topology, [places[i] for i in x.group]))
+        x.sent / (NETWORK * _rate(topology, x, [places[i] for i in x.group]))
         for x in collectives
     )
     return Time(
         flops / (chip.peak(dtype) * COMPUTE), moved / (chip.bandwidth * MEMORY), wires
     )
+
+
+def _rate(topology: Topology, x: Collective, group: Sequence[Place]) -> float:
+    """Bytes/s of a collective; the two directions of a ring's steps go at once."""
+    both = 2 if topology.is_tpu and x.kind == "collective-permute" else 1
+    return both * bandwidth(topology, group)
 
 
 def places_of(topology: Topology, devices: Sequence[Any] = ()) -> list[Place]:

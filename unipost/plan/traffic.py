@@ -72,32 +72,54 @@ def _flops(computation: Computation, x: Instruction) -> float:
     if x.opcode not in ("dot", "convolution"):
         return 0.0
     left, right = (computation.named[name].shapes[0].sizes for name in x.operands[:2])
-    out = x.shapes[0].count
     if x.opcode == "dot":
         axes = re.findall(r"\d+", x.attribute("lhs_contracting_dims") or "")
-        return 2.0 * out * prod(left[int(i)] for i in axes)
-    # a product on a TPU is a convolution: the kernel's entries per output feature
-    labels = re.search(r"_([a-z0-9]+)->", x.attribute("dim_labels") or "")
+        return 2.0 * x.shapes[0].count * prod(left[int(i)] for i in axes)
+    # a product on a TPU is a convolution: batches and sums are windows that slide
+    labels = re.search(r"([a-z0-9]+)_([a-z0-9]+)->([a-z0-9]+)", x.attributes)
     if labels is None:
         return 0.0
-    summed = [n for n, letter in zip(right, labels[1], strict=True) if letter != "o"]
-    windows = _window(x, labels[1], right)
-    return 2.0 * out * prod(summed) / windows
+    given, kernel, out = (
+        dict(zip(names, sizes, strict=True))
+        for names, sizes in zip(
+            labels.groups(), (left, right, x.shapes[0].sizes), strict=True
+        )
+    )
+    spatial = sorted(label for label in out if label.isdigit())
+    meets = (_meetings(x, int(d), given[d], out[d]) for d in spatial)
+    return 2.0 * out["b"] * out["f"] * kernel["i"] * prod(meets)
 
 
-def _window(x: Instruction, labels: str, kernel: tuple[int, ...]) -> float:
-    """Positions of a window that fall on no entry, as a factor on the work.
+def _meetings(x: Instruction, place: int, given: int, out: int) -> int:
+    """Pairs of an output and a window position that fall on an entry, along one axis.
 
-    A batched product is a convolution whose window slides over the batch and meets one
-    entry of it only: `size=B pad=..`, or dilated. Its work is that of one entry.
+    Output o reads position stride o + dilation k - pad of the input, whose entries are
+    `base` apart.
     """
-    window = x.attribute("window")
-    if window is None:
-        return 1.0
-    found = re.search(r"size=([\dx]+)", window)
-    sizes = [int(n) for n in found[1].split("x")] if found else []
-    padded = "pad=" in window or "dilate=" in window or "stride=" in window
-    return float(prod(sizes)) if padded else 1.0
+    size, stride, pad, base, dilation = (
+        _of_window(x, name, place, other)
+        for name, other in (
+            ("size", 1),
+            ("stride", 1),
+            ("pad", 0),
+            ("lhs_dilate", 1),
+            ("rhs_dilate", 1),
+        )
+    )
+    last = (given - 1) * base
+    places = (stride * o + dilation * k - pad for o in range(out) for k in range(size))
+    if size == 1 and stride == base == 1 and pad == 0:
+        return out
+    return sum(1 for at in places if 0 <= at <= last and at % base == 0)
+
+
+def _of_window(x: Instruction, name: str, place: int, other: int) -> int:
+    """A number of a convolution's window along one axis; of padding the one before."""
+    window = x.attribute("window") or ""
+    found = re.search(rf"\b{name}=([-\dx_]+)", window)
+    if found is None:
+        return other
+    return int(found[1].split("x")[place].split("_")[0])
 
 
 def _moved(program: Program, computation: Computation, x: Instruction) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from unipost.packed import Packed
+from unipost.packed import Packed, block_hidden
 from unipost.parts import part
 from unipost.placement import beside
 from unipost.policy import Array, Params, Policy, widen
@@ -131,10 +131,9 @@ def packed_before(
 ) -> Array:
     """`scores_before` of packed rows: [N T K] with (N, T) = `shape`."""
     hidden = policy.hidden(params, packed.tokens, packed.segments)
-    blocks, nowhere = packed.slots.shape[0], math.prod(shape)
-    hidden = hidden.reshape(blocks, -1, hidden.shape[-1])
-    hidden = jnp.take_along_axis(hidden, packed.slots[..., None], 1, mode="clip")
-    found = policy.head(params, hidden).reshape(packed.places.size, -1)
+    nowhere = math.prod(shape)
+    found = policy.head(params, block_hidden(hidden, packed))
+    found = found.reshape(packed.places.size, -1)
     empty = jnp.zeros((nowhere, found.shape[-1]), found.dtype)
     placed = empty.at[packed.places.reshape(-1)].set(found, mode="drop")
     return placed.reshape(*shape, -1)
