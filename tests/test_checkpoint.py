@@ -1,7 +1,5 @@
-"""Checkpoints on disk: what is saved comes back, and damage never goes unnoticed."""
+"""Checkpoints on disk: what is saved comes back, on any mesh; which of them stay."""
 
-import json
-import resource
 import shutil
 import threading
 from dataclasses import replace
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tiny_runs import MODEL, evaluation, experiment, lines, write_sums
+from tiny_states import state_of
 
 from unipost.checkpoint import Checkpoints
 from unipost.checksums import checksums
@@ -19,16 +18,6 @@ from unipost.held_out import HeldOut
 from unipost.retention import Best, best_first, kept_steps
 from unipost.runs import RunError
 from unipost.train import train
-from unipost.update import State
-
-
-def state_of(seed: float) -> State:
-    """A state of a megabyte, large enough for a save to take a while."""
-
-    def params():
-        return {"w": jnp.full((512, 512), seed, jnp.float32), "b": jnp.arange(3.0)}
-
-    return State(params(), (jnp.float32(seed), params()), jnp.asarray(7, jnp.int32))
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path):
@@ -117,9 +106,6 @@ def test_a_save_does_not_wait_for_the_write(tmp_path, monkeypatch):
         assert (tmp_path / "c" / "1").exists()
 
 
-# ---- which stay
-
-
 def test_the_best_stay_beside_the_newest():
     numbers = {1: 0.5, 2: 0.9, 4: 0.9, 6: float("nan"), 7: 0.1}
     most, least = Best("m", "max"), Best("m", "min", 2)
@@ -192,9 +178,6 @@ def test_a_best_that_is_not_among_the_numbers_is_named(tmp_path):
     train(run, tmp_path / "other", model=MODEL)
 
 
-# ---- many devices
-
-
 def spread(state, *shape):
     """The state with its matrices spread over a mesh of 8 devices of `shape`."""
     mesh = Mesh(np.array(jax.devices()).reshape(shape), ("a", "b"))
@@ -240,166 +223,6 @@ def test_checksums_see_every_entry_and_no_device():
             assert other[name] != whole[name], (name, place)
     turned = checksums({"f32": tree["f32"][::-1]})
     assert turned["f32"] != whole["f32"]
-
-
-# ---- damage
-
-
-def halve(folder):
-    for file in folder.rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def flip(folder):
-    for file in folder.rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
-
-
-def empty(folder):
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
-
-
-def strip(folder):
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def one_byte(folder):
-    """Change a byte in the middle of the largest file, as a bad disk does."""
-    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat()[6])
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.write_bytes(bytes(data))
-
-
-def no_state(folder):
-    shutil.rmtree(folder / "state")
-
-
-def no_memory(folder):
-    shutil.rmtree(folder / "kept")
-
-
-def no_words(folder):
-    (folder / "about" / "metadata").unlink()
-
-
-DAMAGES = [halve, flip, empty, strip, one_byte, no_state, no_memory, no_words]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of five steps with checkpoints at 2 and 4, each with a batch drawn ahead."""
-    folder = tmp_path_factory.mktemp("finished")
-    path = write_sums(folder)
-    run = experiment("grpo", path, steps=5, evaluation=None, staleness=1)
-    run = replace(run, checkpoints=Checkpoints(every=2, keep=3))
-    train(run, folder / "run", model=MODEL)
-    shutil.rmtree(folder / "run" / "checkpoints" / "5")
-    return run, folder / "run"
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_of_a_damaged_checkpoint_the_one_before_serves(
-    damage, finished, tmp_path, capsys
-):
-    run, whole = finished
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    newest = folder / "checkpoints" / "4"
-    damage(newest)
-    files = sorted(str(f.relative_to(newest)) for f in newest.rglob("*"))
-    train(run, folder, model=MODEL)
-    said = [x for x in capsys.readouterr().err.splitlines() if "checkpoint" in x]
-    assert len(said) == 1
-    assert said[0].startswith(f"{newest}: checkpoint cannot be read (")
-    assert said[0].endswith("; set aside as 4.damaged, going on from step 2")
-    aside = newest.with_name("4.damaged")
-    assert sorted(str(f.relative_to(aside)) for f in aside.rglob("*")) == files
-    assert newest.exists()  # saved again on the way
-    for name in ("metrics.jsonl", "final/model.safetensors"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes()
-
-
-def test_one_damaged_twice_is_kept_twice(tmp_path, capsys):
-    for _ in range(2):
-        with Checkpoints(keep=9).open(tmp_path / "c") as store:
-            for step in (1, 2):
-                if step not in store.steps:
-                    store.save(step, state_of(step))
-        strip(tmp_path / "c" / "2")
-        with Checkpoints(keep=9).open(tmp_path / "c") as store:
-            assert store.restore(state_of(0.0)).step == 1
-            assert store.latest == 1
-    assert "aside as 2.damaged-2, going on from step 1" in capsys.readouterr().err
-
-
-def test_where_none_can_be_read_nothing_is_touched(finished, tmp_path):
-    run, whole = finished
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    for step in ("2", "4"):
-        one_byte(folder / "checkpoints" / step)
-
-    def bytes_of():
-        files = (f for f in folder.rglob("*") if f.is_file() and f.suffix != ".json")
-        return {f: f.read_bytes() for f in files}
-
-    before = bytes_of()
-    with pytest.raises(ValueError, match="none of the checkpoints 2, 4 can be") as e:
-        train(run, folder, model=MODEL)
-    assert "\n" not in str(e.value)
-    assert bytes_of() == before
-
-
-def test_lost_checkpoints_are_told(finished, tmp_path, capsys):
-    run, whole = finished
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    shutil.rmtree(folder / "checkpoints")
-    train(run, folder, model=MODEL)
-    assert "checkpoints holds no checkpoint; 5 steps are taken again" in (
-        capsys.readouterr().err
-    )
-    assert (folder / "metrics.jsonl").read_bytes() == (
-        whole / "metrics.jsonl"
-    ).read_bytes()
-
-
-def test_a_save_that_cannot_be_written_is_named(tmp_path):
-    """The limit on a file's size is met in the middle of the write, as a full disk."""
-    noise = jnp.asarray(np.random.default_rng(0).normal(size=2**18))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Checkpoints(keep=1).open(tmp_path / "c") as store:
-        store.save(1, {"x": noise})
-        store.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
-        try:
-            with pytest.raises(OSError, match="c: the last .* not be written: ") as e:
-                store.save(2, {"x": noise})
-                store.wait()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "\n" not in str(e.value)
-    with Checkpoints(keep=1).open(tmp_path / "c") as store:
-        assert store.steps == [1]
-        found = store.restore({"x": noise * 0}).state
-        store.save(2, {"x": noise})
-    np.testing.assert_array_equal(found["x"], noise)
-    assert [f.name for f in (tmp_path / "c").iterdir()] == ["2"]
-
-
-# ---- what is in it, and where
-
-
-def test_a_checkpoint_tells_its_config(finished):
-    run, whole = finished
-    text = (whole / "checkpoints" / "4" / "about" / "metadata").read_text()
-    assert json.loads(text)["config"] == (whole / "config.yaml").read_text()
 
 
 def test_checkpoints_may_lie_apart_from_the_run(tmp_path):

@@ -113,7 +113,9 @@ class Replayed(Source):
         return "rewards"
 
     def open(self, setting):
-        stream = rollouts(self.path).open(replace(setting, params=MODEL.params))
+        stream = rollouts(self.path, time_limit=None).open(
+            replace(setting, params=MODEL.params)
+        )
         drawn = [stream.batch(step, MODEL.params) for step in range(STEPS)]
         stream.close()
         return Recorded(drawn)
@@ -170,7 +172,7 @@ def test_numbers_are_those_of_separate_runs(name, data, tmp_path):
 @pytest.mark.parametrize("groups", [{}, {"groups": Resample(rounds=2)}])
 def test_rollouts_are_those_of_separate_runs(groups, data, tmp_path):
     # one rounded draw may flip later on
-    rows = rollouts(data["sums"], **groups)
+    rows = rollouts(data["sums"], time_limit=None, **groups)
     runs = sweep("grpo", data["sums"], clips(), data=rows, steps=4)
     places = folders_of(tmp_path / "together", runs)
     train_together(runs, places, way="vmap")
@@ -179,7 +181,7 @@ def test_rollouts_are_those_of_separate_runs(groups, data, tmp_path):
 
 
 def test_a_group_cut_into_parts_gives_the_same_numbers(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "_cores", lambda: 2)
+    monkeypatch.setattr(steps, "cores", lambda: 2)
     runs = sweep("grpo", data["sums"], clips(), data=Replayed(data["sums"]))
     places = folders_of(tmp_path / "together", runs)
     results = train_together(runs, places)
@@ -192,7 +194,10 @@ def test_a_group_cut_into_parts_gives_the_same_numbers(data, tmp_path, monkeypat
 
 def saved_sweep(data, **changes):
     """Runs that are saved after every second step and measured after every third."""
-    own = {"checkpoints": Checkpoints(every=2), "evaluation": evaluation(data["sums"])}
+    measured = evaluation(data["sums"])
+    sums = replace(measured.tasks["sums"], time_limit=None)
+    measured = replace(measured, tasks={"sums": sums})
+    own = {"checkpoints": Checkpoints(every=2), "evaluation": measured}
     return sweep("grpo", data["sums"], clips(), **own | changes)
 
 
@@ -428,6 +433,6 @@ def test_a_meeting_that_is_interrupted_lets_its_jobs_go(monkeypatch):
 
 def test_a_part_for_every_core(monkeypatch):
     assert default_way() == "map"  # on a CPU
-    monkeypatch.setattr(steps, "_cores", lambda: 4)
+    monkeypatch.setattr(steps, "cores", lambda: 4)
     assert [parts_of(runs, "map") for runs in (1, 3, 16)] == [1, 3, 4]
     assert parts_of(16, "vmap") == 1

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec
 
 from unipost.mesh import (
     BATCH,
+    bare,
     free_axes,
     over,
     shards,
@@ -174,7 +175,7 @@ def default_chunk(head: Head, hidden: Array, extras: Collection[str]) -> int:
     rows, columns, size = hidden.shape
     if "vocab" in extras:
         return columns
-    logits = jax.eval_shape(head, hidden)
+    logits = jax.eval_shape(bare(head), hidden)
     vocab, apart = logits.shape[-1], shards(BATCH)
     vocab //= shards("tensor") if vocab % shards("tensor") == 0 else 1
     apart = apart if rows % apart == 0 else 1

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from unipost import reference_key
 from unipost.adapters import attach
 from unipost.loading import Model, load_reference
 from unipost.objectives import Trainable
+from unipost.processes import gathered, is_first, on_first
 from unipost.reference_key import Key, tokens_digest
 from unipost.reference_store import LINES, claim, file_name, put_array, read_array
 from unipost.runs import RunError
@@ -156,7 +155,8 @@ class _Progress:
         self._say(f"{lines} -> {self.folder}{there}")
 
     def _say(self, text: str) -> None:
-        print(f"reference log-probs: {text}", file=sys.stderr)
+        if is_first():
+            print(f"reference log-probs: {text}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ class _Work:
     def _part(self, paths: dict[str, Path], rows: list[np.ndarray], size: int):
         """The arrays of one file's rows, read or computed and written."""
         shape = rows[2].shape
-        found = {name: read_array(path, shape) for name, path in paths.items()}
+        found = on_first(lambda: {n: read_array(p, shape) for n, p in paths.items()})
         if all(array is not None for array in found.values()):
             self.progress.found += len(rows[0])
             return found
         missing = {name for name, array in found.items() if array is None}
         computed = _computed(self.load(), rows, size, self.names, self.packed_length)
         for name in missing:
-            put_array(paths[name], computed[name])
+            on_first(lambda name=name: put_array(paths[name], computed[name]))
         self.progress.add(len(rows[0]))
         return found | {name: computed[name] for name in missing}
 
@@ -212,18 +212,22 @@ def _computed(
     packed_length: int | None,
 ) -> dict[str, np.ndarray]:
     """Arrays [n T] of n lines by `names`, computed in batches of `size` lines."""
-    extras = tuple(extra for name in names for extra in EXTRAS[name])
+    extras, layout = [x for name in names for x in EXTRAS[name]], judge.mesh
     count, parts = len(rows[0]), []
     batches = math.ceil(count / size)
     # the last batch is filled up with the last line
     index = np.minimum(np.arange(batches * size), count - 1)
-    whole = Rows(*(jnp.asarray(x[index][:, None]) for x in rows), packed=None)
+    whole = Rows(*(x[index][:, None] for x in rows), packed=None)
     if packed_length is not None:
-        whole = with_packing(whole, packed_length, batches)
+        blocks = 1 if layout is None else layout.row_shards
+        whole = with_packing(whole, packed_length, batches, blocks)
     for i in range(batches):
         batch = minibatch(whole, i, batches)
-        streams = annotate(judge.policy, judge.params, batch, extras)
+        if layout is not None:
+            packed = batch.packed and layout.place_packed(batch.packed)
+            batch = layout.place(batch._replace(packed=None))._replace(packed=packed)
+        streams = annotate(judge.policy, judge.params, batch, tuple(extras))
         fields = {"reference": streams.policy, "reference_lse": streams.lse}
         parts.append({name: fields[name] for name in names})
-    host = jax.device_get(parts)
+    host = gathered(parts)
     return {n: np.concatenate([part[n][:, 0] for part in host])[:count] for n in names}

@@ -19,6 +19,7 @@ import numpy as np
 
 from unipost.data import Tokens, data_hash
 from unipost.loading import adapter_base
+from unipost.processes import gathered
 from unipost.tokenizer import Tokenizer
 
 Part = dict[str, Any]
@@ -53,6 +54,11 @@ class Key:
         others = {name: getattr(self, name) for name in ("tokenizer", "data")}
         return {"model": model, **others, "compute": self.compute}
 
+    def decides(self, record: Mapping[str, Part] | None) -> bool:
+        """Whether the parameters' digest is asked for, given the record there is."""
+        files = self.model["files"]
+        return record is None or files is None or files != record["model"]["files"]
+
     def differences(self, record: Mapping[str, Part]) -> list[str]:
         """The parts in which a well-formed `record` is of another key, in words."""
         found = []
@@ -60,10 +66,9 @@ class Key:
             here, there = getattr(self, name), record[name]
             if here["digest"] != there["digest"]:
                 found.append(_words(name, there["what"], here["what"]))
-        files, model = self.model["files"], record["model"]
+        model = record["model"]
         # two folders may hold one model, and it may have been made in memory there
-        same = files is not None and files == model["files"]
-        if not same and self.parameters() != model["parameters"]:
+        if self.decides(record) and self.parameters() != model["parameters"]:
             found.insert(0, _words("model", model["what"], self.model["what"]))
         return found
 
@@ -103,7 +108,7 @@ def parameters_digest(config: Any, params: Any) -> str:
     """
     digest = hashlib.sha256(repr(config).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(gathered(leaf))
         name = jax.tree_util.keystr(path)
         digest.update(f"{name} {array.shape} {array.dtype}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)

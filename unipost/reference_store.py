@@ -16,11 +16,13 @@ import json
 import os
 import uuid
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unipost import processes
 from unipost.reference_key import Key, well_formed
 from unipost.runs import RunError
 
@@ -32,8 +34,23 @@ def claim(folder: Path, key: Key) -> dict[str, Any]:
     """The record of `key` in `folder`: the one that is there, or a new one.
 
     Raises RunError where the folder is of another key, saying which parts differ,
-    where it holds something else, and where its record is damaged.
+    where it holds something else, and where its record is damaged. Of several processes
+    the first one looks and writes; all take part in the digest of the parameters.
     """
+    if processes.count() > 1:
+        if processes.on_first(lambda: key.decides(_there(folder))):
+            digest = key.parameters()
+            key = replace(key, parameters=lambda: digest)
+        return processes.on_first(lambda: _claimed(folder, key))
+    return _claimed(folder, key)
+
+
+def _there(folder: Path) -> dict[str, Any] | None:
+    path = folder / "key.json"
+    return _record(path) if path.exists() else None
+
+
+def _claimed(folder: Path, key: Key) -> dict[str, Any]:
     path = folder / "key.json"
     if not path.exists():
         if folder.exists() and not _empty(folder):

@@ -14,6 +14,7 @@ from unipost.mesh.rules import RULES as RULES
 from unipost.mesh.settings import AXES as AXES
 from unipost.mesh.settings import Mesh as Mesh
 from unipost.mesh.stored import Stored as Stored
+from unipost.mesh.stored import bare as bare
 from unipost.mesh.stored import gathered as gathered
 from unipost.mesh.stored import specs_by_hand as specs_by_hand
 from unipost.mesh.stored import whole as whole

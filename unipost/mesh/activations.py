@@ -40,7 +40,7 @@ def spec_over(
 
 
 def over(size: int, axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The axes that `constrain` spreads a dimension over; none that do not divide it."""
+    """The axes that `constrain` spreads a dimension over, if they divide it."""
     sizes = free_axes()
     wanted = ROWS if axis == BATCH else (axis,) if isinstance(axis, str) else axis
     there = tuple(n for n in sizes if n in (wanted or ()))

@@ -47,6 +47,11 @@ def whole(tree: Any) -> Any:
     return _each(lambda x: gathered(x.array, x.axes), tree)
 
 
+def bare(tree: Any) -> Any:
+    """`tree` with every `Stored` as the array that it is, for its shape."""
+    return _each(lambda x: x.array, tree)
+
+
 def specs_by_hand(tree: Any, axes: Collection[str]) -> Any:
     """How a `jax.shard_map` that cuts `axes` by hand takes the arrays of `tree`.
 

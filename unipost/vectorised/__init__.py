@@ -3,7 +3,8 @@
 A grid over a learning rate, beta, a clip bound or the seed repeats one computation
 with other numbers. `split` finds the experiments that differ in nothing else,
 `train_together` trains such a group: parameters stacked on a leading axis [R, ...],
-the step vmapped over it, every run with the folder that `unipost.train.train` writes.
+one program over that axis (`unipost.vectorised.steps`), and for every run the folder
+that `unipost.train.train` writes.
 
     for group in split(experiments):
         train_together([experiments[i] for i in group], [folders[i] for i in group])

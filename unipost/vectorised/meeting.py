@@ -2,11 +2,13 @@
 
 A run's rows come from code of the host that asks the model in between: one or several
 times, in its own order. Each such job has a thread; when all that still work wait for
-an answer, the questions are answered together.
+an answer, the questions are answered together. No more of them work at a time than
+there are cores, as their rewards may have a time limit.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,14 @@ Answer = Callable[[dict[int, Any]], Mapping[int, Any]]
 """The answers to what jobs ask, by the place of the job."""
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
 class Meeting:
     """Runs jobs whose questions are answered together; a context manager."""
 
@@ -29,6 +39,7 @@ class Meeting:
         self._asked: dict[int, Any] = {}
         self._answered: dict[int, Any] = {}
         self._over = False
+        self._turns = threading.Semaphore(cores())
 
     def __enter__(self) -> Meeting:
         return self
@@ -65,15 +76,18 @@ class Meeting:
         with self._changed:
             self._asked[place] = question
             self._changed.notify_all()
+            self._turns.release()
             self._changed.wait_for(lambda: self._over or place in self._answered)
             answer = self._answered.pop(place, RunError("the runs have been stopped"))
+        self._turns.acquire()
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     def _work(self, place: int, job: Callable[[], T]) -> T:
         try:
-            return job()
+            with self._turns:
+                return job()
         finally:
             with self._changed:
                 self._working.discard(place)

@@ -9,7 +9,6 @@ map   over the runs one after the other, the group cut into a part for each core
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +19,7 @@ import numpy as np
 from unipost.policy import Array
 from unipost.profiling import on_device, phase
 from unipost.vectorised.drawing import Drawing
+from unipost.vectorised.meeting import cores
 from unipost.vectorised.members import Member
 from unipost.vectorised.part import Part
 from unipost.vectorised.sampling import Asked, answered
@@ -35,15 +35,7 @@ def default_way() -> Way:
 
 def parts_of(runs: int, way: Way) -> int:
     """The number of parts that a group is cut into."""
-    return min(runs, _cores()) if way == "map" else 1
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+    return min(runs, cores()) if way == "map" else 1
 
 
 class Taken(NamedTuple):
