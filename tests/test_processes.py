@@ -10,8 +10,9 @@ from process_runs import whole_run
 from safetensors.numpy import load_file
 from test_learned_rewards import written
 from test_remote import serving, vllm
-from tiny_runs import lines, write_sums
+from tiny_runs import MODEL, lines, params_of, write_sums
 
+from unipost.cli import main
 from unipost.train import train
 
 # a run without a mesh, which several processes refuse
@@ -23,6 +24,13 @@ objective: sft
 optimizer: adamw
 steps: 2
 """
+TASKS = """
+mesh: {data: -1}
+evaluation:
+  rows: 8
+  distance: sums
+  tasks: {sums: {path: SUMS, prompt_length: 4, response_length: 3, samples: 2, limit: 6}}
+"""
 LOWEST = 61440
 """jax takes the port of the coordinator from the number of the SLURM job."""
 
@@ -31,7 +39,10 @@ LOWEST = 61440
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("processes")
     path = write_sums(place)
-    (place / "no_mesh.yaml").write_text(NO_MESH.replace("SUMS", path))
+    for name, text in (("no_mesh", NO_MESH), ("tasks", TASKS)):
+        (place / f"{name}.yaml").write_text(text.replace("SUMS", path))
+    MODEL.save(place / "first", params_of(3))
+    (place / "first" / "final").rename(place / "base")
     written(place / "reward", 1, "sequence")
     return place
 
@@ -127,9 +138,19 @@ def test_a_run_is_that_of_one_process(done, folder, tmp_path_factory):
     assert json.loads((there / "environment.json").read_text())["processes"] == 2
 
 
+def test_an_evaluation_is_that_of_one_device(done, folder, capsys):
+    arguments = [str(folder / "run" / "final"), str(folder / "tasks.yaml")]
+    arguments += ["mesh=null", "--reference", str(folder / "base")]
+    assert main(["eval", *arguments]) == 0
+    one, other = json.loads(capsys.readouterr().out), json.loads(done[1][0][1])
+    assert one.keys() == other.keys() >= {"kl_reverse", "sums/sampled"}
+    for key in one:
+        assert one[key] == pytest.approx(other[key], abs=1e-5)
+
+
 def test_only_the_first_prints_but_each_its_errors(done):
     for i, (_, out, err) in enumerate(done[1]):
-        assert out == ""
+        assert bool(out) is (i == 0)
         shown = [line for line in err.splitlines() if "step" in line]
         assert bool(shown) is (i == 0)
         last = err.splitlines()[-1]

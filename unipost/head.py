@@ -226,11 +226,16 @@ def _by_device(
     arrays = [_widened(x, fill) for x in (hidden, targets, mask)]
     rows, columns = over(len(targets), BATCH), over(arrays[1].shape[1], "sequence")
     if not rows + columns:
-        return _scores(head, hidden, targets, mask, extras, chunk)
+        return _scores(whole(head), hidden, targets, mask, extras, chunk)
     own = PartitionSpec(rows or None, columns or None)
+    held = specs_by_hand(head, rows + columns)
+
+    def one(head: Head, *arrays: Array) -> Scores:
+        return _scores(whole_by_hand(held, head), *arrays, extras, chunk)
+
     found = jax.shard_map(
-        partial(_scores, extras=tuple(extras), chunk=chunk),
-        in_specs=(PartitionSpec(), own, own, own),
+        one,
+        in_specs=(held, own, own, own),
         out_specs=own,
         axis_names={*rows, *columns},
         check_vma=False,
