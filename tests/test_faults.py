@@ -18,6 +18,7 @@ from troubled_runs import (
     experiment_tree,
     run,
     saved_steps,
+    terminate,
     undisturbed,
     write,
 )
@@ -143,6 +144,26 @@ def test_a_full_disk_stops_the_run_and_costs_no_number(size, whole, tmp_path, ca
     assert errors[0].startswith(f"unipost: {tmp_path / 'run'}/")
     assert "be written" in errors[0]
     assert 3 in saved_steps(tmp_path / "run")
+    assert run(file, tmp_path / "run") == 0
+    assert_equal(tmp_path / "run", undisturbed)
+
+
+def test_a_stop_that_cannot_be_saved_says_so(whole, tmp_path, capsys):
+    """It is not queued again as if it had been."""
+    file, undisturbed = whole
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        terminate()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
+
+    TROUBLE.arm(16 * 5, fill)
+    try:
+        assert run(file, tmp_path / "run") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    errors = [x for x in capsys.readouterr().err.splitlines() if "unipost: " in x]
+    assert len(errors) == 1 and "not be written: " in errors[0]
     assert run(file, tmp_path / "run") == 0
     assert_equal(tmp_path / "run", undisturbed)
 

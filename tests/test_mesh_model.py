@@ -1,5 +1,6 @@
 """The model on a mesh: numbers and gradients of one device, and what wires carry."""
 
+import re
 from dataclasses import replace
 from functools import cache, partial
 from math import prod
@@ -127,17 +128,13 @@ def one_device(name, chunk):
 @pytest.mark.parametrize(
     ("name", "mesh", "chunk"),
     [
-        ("llama", "fsdp", None),
         ("llama", "fsdp", 4),
-        ("llama", "tensor", 4),
-        ("llama", "both", 4),
-        ("llama", "sequence", 2),
-        ("gemma", "both", None),
-        ("gemma", "all", 2),
-        ("experts", "fsdp", None),
+        ("llama", "tensor", None),
+        ("gemma", "all", None),
+        ("gemma", "sequence", 2),
         ("experts", "expert", None),
-        ("experts", "apart", None),
-        ("lora", "all", None),
+        ("experts", "apart", 4),
+        ("lora", "both", None),
     ],
 )
 def test_scores_and_gradients_are_those_of_one_device(name, mesh, chunk):
@@ -191,8 +188,9 @@ def test_scalar_heads():
     )
 
 
-@pytest.mark.parametrize("window", [None, 40])
-@pytest.mark.parametrize("mesh", ["fsdp", "tensor", "all", "sequence"])
+@pytest.mark.parametrize(
+    ("mesh", "window"), [("tensor", 40), ("all", None), ("sequence", 40)]
+)
 def test_the_tpu_kernel_by_hand(mesh, window):
     """Splash, interpreted: own rows, heads and queries, with windows and segments."""
     rng = np.random.default_rng(0)
@@ -213,8 +211,7 @@ def test_the_tpu_kernel_by_hand(mesh, window):
     close(got, jax.jit(run, static_argnums=0)("einsum", *arrays), 1e-5)
 
 
-DRAWN = [("llama", mesh) for mesh in MESHES]
-DRAWN += [("gemma", "both"), ("gemma", "all"), ("experts", "expert")]
+DRAWN = [("llama", "fsdp"), ("llama", "all"), ("gemma", "both"), ("experts", "expert")]
 
 
 @pytest.mark.parametrize(("name", "mesh"), DRAWN)
@@ -226,8 +223,7 @@ def test_samples_are_those_of_one_device(name, mesh):
     layout = MESHES[mesh].open()
     for prompts, group, sampling in (
         (8, 1, Sampling(5, 0.0)),
-        (3, 5, Sampling(5, 1.0, top_k=20, top_p=0.9)),
-        (1, 8, Sampling(5, 0.7)),
+        (3, 5, Sampling(5, 0.7, top_k=20, top_p=0.9)),
     ):
         (prompt, mask, *_), _ = random_rows(prompts)
         run = partial(compiled_sample, policy, group=group, stop_tokens=(5,))
@@ -292,10 +288,10 @@ def test_fsdp_gathers_a_layer_at_a_time_and_no_rows(chunk):
 
 
 def test_tensor_sums_the_stream_and_gathers_no_logits():
-    """Two sums of [N S D] in a layer forward, two again, two backward."""
+    """Sums of [N S D] in a layer: two forward, one again, five backward."""
     found = carried(MESHES["tensor"])
     layers, logits = CONFIG.num_hidden_layers, 32 * 25 * CONFIG.vocab_size
-    assert total(found, "all-reduce") <= (6 * layers + 3) * STREAM * 1.1
+    assert total(found, "all-reduce") <= (8 * layers + 3) * STREAM
     assert max(x.bytes / 8 for x in found if x.kind == "all-gather") <= STREAM
     assert logits < STREAM < total(found, "all-reduce")
 
@@ -336,11 +332,16 @@ def test_no_trace_without_a_mesh():
     """One device, with a mesh of it or without: the same program as before."""
     rows, weight = random_rows()
     trace = partial(jax.make_jaxpr(step, static_argnums=(0, 1)), "experts", 4)
-    plain = str(trace(params_of("experts"), rows, weight))
-    for word in ("sharding_constraint", "shard_map", "linear_call"):
-        assert word not in plain
+
+    def primitives():
+        text = str(trace(params_of("experts"), rows, weight))
+        return re.findall(r"= ([a-z_0-9]+)[\[ ]", text)
+
+    plain = primitives()
+    assert len(plain) > 100 and "dot_general" in plain
+    assert not {"sharding_constraint", "shard_map", "linear_call"} & set(plain)
     with jax.set_mesh(Mesh().open(jax.devices()[:1]).mesh):
-        assert str(trace(params_of("experts"), rows, weight)) == plain
+        assert primitives() == plain
 
 
 def test_constraints_inside_a_shard_map():

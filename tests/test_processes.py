@@ -21,7 +21,7 @@ model: {characters: "0123456789+="}
 data: {name: demonstrations, path: SUMS, prompts: 8, prompt_length: 4,
        response_length: 3}
 objective: sft
-optimizer: adamw
+optimizer: {name: adamw, learning_rate: 0.01}
 steps: 2
 """
 TASKS = """
@@ -29,7 +29,8 @@ mesh: {data: -1}
 evaluation:
   rows: 8
   distance: sums
-  tasks: {sums: {path: SUMS, prompt_length: 4, response_length: 3, samples: 2, limit: 6}}
+  tasks: {sums: {path: SUMS, prompt_length: 4, response_length: 3, samples: 2,
+                 limit: 6}}
 """
 LOWEST = 61440
 """jax takes the port of the coordinator from the number of the SLURM job."""

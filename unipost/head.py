@@ -27,7 +27,9 @@ from unipost.mesh import (
     free_axes,
     over,
     shards,
+    specs_by_hand,
     whole,
+    whole_by_hand,
 )
 from unipost.policy import Array, widen
 

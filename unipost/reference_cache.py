@@ -217,7 +217,8 @@ def _computed(
     batches = math.ceil(count / size)
     # the last batch is filled up with the last line
     index = np.minimum(np.arange(batches * size), count - 1)
-    whole = Rows(*(x[index][:, None] for x in rows), packed=None)
+    arrays: list[Any] = [x[index][:, None] for x in rows]
+    whole = Rows(*arrays, packed=None)
     if packed_length is not None:
         blocks = 1 if layout is None else layout.row_shards
         whole = with_packing(whole, packed_length, batches, blocks)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -159,12 +159,13 @@ class Fixed:
     def batch(self, step: int, params: Params, memory: Memory = EMPTY) -> Experience:
         index = batch_indices(self.seed, step, self.prompts, self.size)
         lines = index[:, None] * self.group + np.arange(self.group)
-        rows = Rows(*(x[lines] for x in self.tokens[:4]), packed=None)
+        arrays: list[Any] = [x[lines] for x in self.tokens[:4]]
+        rows = Rows(*arrays, packed=None)
         rewards, trained = self.rewards, self.tokens.trained
-        given = None if rewards is None else rewards[lines].astype(np.float32)
+        given: Any = None if rewards is None else rewards[lines].astype(np.float32)
         # all of the response is context, only what is trained on counts
-        mask = rows.response_mask if trained is None else trained[lines]
-        streams = {k: x[lines] for k, x in self.streams.items()}
+        mask: Any = rows.response_mask if trained is None else trained[lines]
+        streams: dict[str, Any] = {k: x[lines] for k, x in self.streams.items()}
         return Experience(rows, Batch(mask=mask, rewards=given, **streams), {})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -212,7 +212,7 @@ def as_batch(
     # one flag per row says it all unless a row is off-policy in part
     if not any(part.partial for part in source.guidance):
         off = off.any(-1)
-    fields = {"rewards": drawn.rewards.astype(np.float32)}
+    fields: dict[str, Any] = {"rewards": drawn.rewards.astype(np.float32)}
     if source.supervision == "process":
         fields["steps"] = np.isfinite(drawn.steps).astype(np.float32)
         fields["rewards"] = np.nan_to_num(drawn.steps).astype(np.float32)

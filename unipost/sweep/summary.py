@@ -119,7 +119,7 @@ def summary_text(found: Mapping[str, Any]) -> str:
     """The claim, the table of means, that of differences, and what is not in them."""
     rows = found["combinations"]
     keys = dict.fromkeys(k for row in rows.values() for k in row["means"])
-    heads = [key.removeprefix(OVER) for key in keys]
+    heads = list(keys)
     means = [
         [name, str(len(row["runs"])), *(_shown(row["means"].get(k), "") for k in keys)]
         for name, row in rows.items()
