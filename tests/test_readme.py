@@ -12,6 +12,7 @@ import yaml
 from unipost.adapters import LoRA
 from unipost.cli import main
 from unipost.config import load
+from unipost.mesh import Mesh
 from unipost.train import Experiment
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +92,10 @@ def test_the_refusal_shown_is_the_one_printed(capsys):
 
 def test_yaml_of_the_readme_builds(monkeypatch):
     monkeypatch.chdir(ROOT)
-    text, checkpoint = blocks("yaml")
+    text, checkpoint, pod = blocks("yaml")
+    mesh = [f"mesh={json.dumps(yaml.safe_load(pod)['mesh'])}"]
+    found = load(Experiment, "experiments/dpo.yaml", mesh).mesh
+    assert found == Mesh(fsdp=4, tensor=2)
     settings = yaml.safe_load(checkpoint).items()
     changes = [f"{key}={json.dumps(value)}" for key, value in settings]
     assert load(Experiment, "experiments/dpo.yaml", changes).lora == LoRA(16)

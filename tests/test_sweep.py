@@ -204,7 +204,7 @@ def test_the_ablations_can_be_read(file, monkeypatch):
     """Each says what it tests and how it is run, and has several seeds."""
     monkeypatch.chdir(ROOT)
     sweep, text = load_sweep(file), file.read_text()
-    assert text.startswith("# Claim: ") and "# Cost: " in text and "# Found: " in text
+    assert text.startswith("# Claim: ") and "# Cost: " in text and "# Found" in text
     assert f"unipost sweep experiments/ablations/{file.name}" in text
     assert len(sweep.combinations) > 2 < len(sweep.seeds)
     assert sweep.settings.claim.endswith(".")

@@ -97,11 +97,12 @@ class Layout:
 
     def row_shardings(self, tree: Any) -> Any:
         """Where each array of a batch [P, G, ...] lies."""
-        lead = next((x.shape[:2] for x in jax.tree.leaves(tree) if x.ndim > 1), None)
+        shapes = [x.shape[:2] for x in jax.tree.leaves(tree) if x.ndim > 1]
+        lead = shapes[0] if shapes else ()
 
         def one(x):
             # [P] goes as the P of the others does, whatever may be left for G
-            alike = lead is not None and x.shape[:1] == lead[:1]
+            alike = bool(lead) and x.shape[:1] == lead[:1]
             spec = self.rows(lead if alike else x.shape).spec
             return NamedSharding(self.mesh, PartitionSpec(*spec[: x.ndim]))
 
