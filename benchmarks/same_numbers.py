@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,8 +48,8 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 LAYOUTS = ("1x8", "2x4", "4x2")
 KINDS = ("sft", "dpo", "grpo")
 SHORT = {
-    "1x8": ((8, 1, 1, 1),),
-    "2x4": ((1, 4, 2, 1), (2, 1, 1, 4)),
+    "1x8": ((8, 1, 1, 1), (2, 1, 1, 4)),
+    "2x4": ((1, 4, 2, 1),),
     "4x2": ((2, 2, 2, 1),),
 }
 # 24 tokens with the two special ones, so that 8 devices can share the vocabulary
@@ -171,7 +172,6 @@ def experiment(kind: str, folder: Path, steps: int, source: type[Source]) -> Exp
         AdamW(3e-3),
         steps,
         minibatches=2 if kind == "grpo" else 1,
-        inner_epochs=2 if kind == "grpo" else 1,
     )
 
 
@@ -293,6 +293,8 @@ def main() -> None:
         place = Path(options.folder), options.layout, int(options.process)
         work(*place, int(options.port), options)
         return
+    # ends the processes that it has started, whoever ends it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         good = check(Path(folder), options)
     raise SystemExit(0 if good else 1)

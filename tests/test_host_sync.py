@@ -114,7 +114,8 @@ def test_lines_are_written_late_but_whole(tmp_path):
         rows, _, _ = data.batch(line["step"] - 1, MODEL.params)[:3]
         assert line["tokens"] == 2 * int(np.asarray(rows.response_mask).sum())
         assert line["seconds"] >= line["compile_seconds"] >= 0
-    assert timing[0]["compile_seconds"] > 0 == timing[1]["compile_seconds"]
+    # the first save, after step 2, compiles its checksums
+    assert timing[0]["compile_seconds"] > 0 == timing[2]["compile_seconds"]
     seconds, compiling = result.first_step
     assert seconds == timing[0]["seconds"]
     assert compiling.seconds == timing[0]["compile_seconds"]
