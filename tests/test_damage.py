@@ -38,12 +38,10 @@ def strip(folder):
     folder.mkdir()
 
 
-def one_byte(folder):
-    """Change a byte in the middle of the largest file, as a bad disk does."""
-    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat()[6])
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.write_bytes(bytes(data))
+def other_numbers(folder):
+    """Whole files that hold something else, which no storage format notices."""
+    shutil.rmtree(folder / "state")
+    shutil.copytree(folder.parent / "2" / "state", folder / "state")
 
 
 def no_state(folder):
@@ -58,7 +56,7 @@ def no_words(folder):
     (folder / "about" / "metadata").unlink()
 
 
-DAMAGES = [halve, flip, empty, strip, one_byte, no_state, no_memory, no_words]
+DAMAGES = [halve, flip, empty, strip, other_numbers, no_state, no_memory, no_words]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +111,7 @@ def test_where_none_can_be_read_nothing_is_touched(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     for step in ("2", "4"):
-        one_byte(folder / "checkpoints" / step)
+        halve(folder / "checkpoints" / step)
 
     def bytes_of():
         files = (f for f in folder.rglob("*") if f.is_file() and f.suffix != ".json")

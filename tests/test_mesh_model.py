@@ -335,11 +335,11 @@ def test_no_trace_without_a_mesh():
 
     def primitives():
         text = str(trace(params_of("experts"), rows, weight))
-        return re.findall(r"= ([a-z_0-9]+)[\[ ]", text)
+        return set(re.findall(r"= ([a-z_0-9]+)[\[ ]", text))
 
     plain = primitives()
-    assert len(plain) > 100 and "dot_general" in plain
-    assert not {"sharding_constraint", "shard_map", "linear_call"} & set(plain)
+    assert len(plain) > 30 and "dot_general" in plain
+    assert not {"sharding_constraint", "shard_map", "linear_call"} & plain
     with jax.set_mesh(Mesh().open(jax.devices()[:1]).mesh):
         assert primitives() == plain
 
