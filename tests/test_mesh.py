@@ -174,7 +174,7 @@ def hinted(x):
 
 
 def test_a_checkpoint_is_read_to_where_it_goes(tmp_path):
-    """Inside a run's mesh, every parameter as the rules say, with the file's numbers."""
+    """Inside a run's mesh, parameters as the rules say, with the file's numbers."""
     model = load_model(WIDE, 3)
     model.save(tmp_path, model.params)
     layout = Mesh(fsdp=4, tensor=2).open()

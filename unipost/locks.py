@@ -78,8 +78,7 @@ def _lock(file: int, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunError(
-            f"{folder}: {BUSY}{_whose(file)}; wait for its end or choose "
-            "another --out"
+            f"{folder}: {BUSY}{_whose(file)}; wait for its end or choose another --out"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -111,4 +111,3 @@ def check() -> None:
     """Raise `Stopped` where SIGTERM came too late for a run that has ended since."""
     if _notice.installed and _notice.given and not _notice.patient:
         stop(TEXT)
-

@@ -83,8 +83,7 @@ def check_best(
         raise ValueError(f"{where} is never measured; write {part}, or leave best out")
     if part == "evaluation" and slash and group not in tasks:
         raise ValueError(
-            f"{where} is of no task; write one of {', '.join(tasks)}, as in "
-            "TASK/greedy"
+            f"{where} is of no task; write one of {', '.join(tasks)}, as in TASK/greedy"
         )
     often = measured[part]
     if often is None or math.lcm(often, every) >= steps:
