@@ -51,6 +51,11 @@ def test_options_win_and_the_environment_fills_in():
     assert asked(None, 1, 2, address) == Meeting("h:2", 1, 2)
 
 
+def test_an_address_alone_says_too_little():
+    with pytest.raises(ValueError, match="JAX_COORDINATOR_ADDRESS is set; write"):
+        asked(None, None, None, {"JAX_COORDINATOR_ADDRESS": "h:2"})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

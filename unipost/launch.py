@@ -82,7 +82,7 @@ def asked(
     found = detected(environ)
     given = {"coordinator": coordinator, "process": process, "processes": number}
     given = {name: value for name, value in given.items() if value is not None}
-    if not given:
+    if not given and (found is not None or ADDRESS not in environ):
         return found
     if coordinator is None and ADDRESS in environ:
         given["coordinator"] = environ[ADDRESS]
@@ -90,9 +90,10 @@ def asked(
         options = "--coordinator", "--process-id", "--num-processes"
         values = given.get("coordinator"), process, number
         missing = [o for o, x in zip(options, values, strict=True) if x is None]
+        why = f"; {ADDRESS} is set" if ADDRESS in environ else ""
         raise ValueError(
             f"{' and '.join(missing)}: missing, and nothing in the environment says "
-            f"it; write {BY_HAND}"
+            f"it{why}; write {BY_HAND}"
         )
     base = vars(found) if found is not None and len(given) < 3 else {}
     return Meeting(**{**base, **given})

@@ -375,7 +375,7 @@ class Transformer:
         """`Policy.prefill`."""
         extra, mask = room(tokens, columns), mask.astype(bool)
         x, stacked = self.run(params, tokens, mask)
-        stacked = (widened(part, extra) for part in cache_columns(*stacked))
+        stacked = tuple(widened(part, extra) for part in cache_columns(*stacked))
         # 1 + position of what a column holds, 0 where it holds nothing
         place = jnp.where(mask, positions_of(mask) + 1, 0).astype(jnp.int32)
         rows = {
