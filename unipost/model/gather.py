@@ -73,6 +73,16 @@ def gathered_from(x: Array, *axes: str | None) -> Array:
     return checkpoint_name(gathered(x, axes), GATHERED) if free_axes() else x
 
 
+def cast_products(blocks: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """Blocks with their matrices and biases in the dtype of products; norms stay."""
+    return {
+        name: part
+        if "scale" in part
+        else {leaf: x.astype(dtype) for leaf, x in part.items()}
+        for name, part in blocks.items()
+    }
+
+
 def table(part: dict[str, Array], name: str, dtype: Any) -> dict[str, Any]:
     """`part` of the parameters with its table `name` to be gathered, on a mesh.
 
