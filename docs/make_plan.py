@@ -72,27 +72,26 @@ def cells() -> Iterator[Cell]:
 
 
 def settled(cell: Cell) -> Cell:
-    """A cell of mesh auto with the microbatches under which the estimate fits."""
+    """A cell of mesh auto with the microbatches under which the estimate fits.
+
+    Where none does, with the most that divide over some mesh.
+    """
     from unipost.config import load
-    from unipost.plan.search import quickest
+    from unipost.plan.search import quickest, roomiest
     from unipost.plan.topology import parse_topology
     from unipost.train import Experiment
 
     if cell.mesh != "auto":
         return cell
-    file, topology = _file(cell), parse_topology(cell.topology)
-    count = 1
-    while count <= 64:
-        asked = f"microbatches={count}"
-        try:
-            experiment = load(Experiment, file, (*cell.overrides, asked))
-        except ValueError:
-            break
+    topology, most = parse_topology(cell.topology), cell
+    for count in (1, 2, 4, 8, 16, 32, 64):
+        asked = (*cell.overrides, f"microbatches={count}")
+        experiment = load(Experiment, _file(cell), asked)
         if quickest(experiment, topology) is not None:
-            return replace(cell, overrides=(*cell.overrides, asked))
-        count *= 2
-    most = f"microbatches={count // 2}"
-    return replace(cell, overrides=(*cell.overrides, most))
+            return replace(cell, overrides=asked)
+        if roomiest(experiment, topology) is not None:
+            most = replace(cell, overrides=asked)
+    return most
 
 
 def compile_cell(cell: Cell) -> None:

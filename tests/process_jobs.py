@@ -143,12 +143,13 @@ def sampled(url: str, layout: Layout | None) -> dict[str, Any]:
 
 
 def run(folder: Path) -> None:
-    """A GRPO run with pages, evaluation, held-out rows and checkpoints."""
-    from process_runs import whole_run
+    """GRPO with pages, evaluation and checkpoints; DPO with a cache and an adapter."""
+    from process_runs import cached_run, whole_run
 
     from unipost.train import train
 
     train(whole_run(folder), folder / "run")
+    train(cached_run(folder, folder / "cache"), folder / "cached")
 
 
 def main() -> None:

@@ -7,15 +7,19 @@ from typing import Any
 
 from tiny_runs import experiment
 
+from unipost.adapters import LoRA
 from unipost.completions import Completions
 from unipost.experiment import Experiment
 from unipost.mesh import Mesh
-from unipost.presets import grpo
+from unipost.presets import dpo, grpo
 from unipost.sources import EMPTY, Demonstrations
 
 
 def whole_run(folder: Path) -> Experiment:
-    """Two steps of GRPO on 2 x 2 x 2 devices with all that is written beside."""
+    """Two steps of GRPO on 2 x 2 x 2 devices with all that is written beside.
+
+    A new model with an adapter, which is merged where it is written.
+    """
     return experiment(
         "grpo",
         str(folder / "sums.jsonl"),
@@ -24,6 +28,23 @@ def whole_run(folder: Path) -> Experiment:
         minibatches=2,
         mesh=Mesh(data=2, fsdp=2, tensor=2),
         completions=Completions(every=1),
+        lora=LoRA(rank=2, alpha=4.0),
+    )
+
+
+def cached_run(folder: Path, cache: Path) -> Experiment:
+    """A step of DPO from a folder, its reference log-probs kept in another."""
+    return experiment(
+        "orpo",
+        str(folder / "pairs.jsonl"),
+        model=str(folder / "base"),
+        objective=dpo(),
+        steps=1,
+        mesh=Mesh(data=2, fsdp=2, tensor=2),
+        reference_cache=str(cache),
+        evaluation=None,
+        checkpoints=None,
+        lora=LoRA(rank=2, alpha=4.0),
     )
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from many_processes import TESTS, begun, ended, environ_of, free_port, slurm
 from process_jobs import grading, sampled
-from process_runs import whole_run
+from process_runs import cached_run, whole_run
 from safetensors.numpy import load_file
 from test_learned_rewards import written
 from test_remote import serving, vllm
-from tiny_runs import MODEL, lines, params_of, write_sums
+from tiny_runs import MODEL, lines, params_of, write_labels, write_sums
 
 from unipost.cli import main
 from unipost.train import train
@@ -40,6 +40,7 @@ LOWEST = 61440
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("processes")
     path = write_sums(place)
+    write_labels(place, pairs=True)
     for name, text in (("no_mesh", NO_MESH), ("tasks", TASKS)):
         (place / f"{name}.yaml").write_text(text.replace("SUMS", path))
     MODEL.save(place / "first", params_of(3))
@@ -132,11 +133,33 @@ def test_a_run_is_that_of_one_process(done, folder, tmp_path_factory):
                 assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-5)
     pages = [sorted(x.name for x in p.glob("completions/*")) for p in (place, there)]
     assert pages[0] == pages[1] and len(pages[0]) > 2
-    models = [load_file(p / "final" / "model.safetensors") for p in (place, there)]
-    assert models[0].keys() == models[1].keys()
-    for name, value in models[0].items():
-        assert np.allclose(value, models[1][name], atol=1e-5), name
+    assert_same_files(place, there, "final/model.safetensors")
     assert json.loads((there / "environment.json").read_text())["processes"] == 2
+
+
+def assert_same_files(one, other, name):
+    """Arrays of two safetensors files agree."""
+    whole, there = (load_file(folder / name) for folder in (one, other))
+    assert whole.keys() == there.keys()
+    for key, value in whole.items():
+        assert np.allclose(value, there[key], atol=1e-5), key
+
+
+def test_reference_log_probs_are_kept_once(done, folder, tmp_path):
+    """The cache of two processes is that of one; the adapter alone is written."""
+    train(cached_run(folder, tmp_path / "cache"), tmp_path / "one")
+    caches = tmp_path / "cache", folder / "cache"
+    names = [sorted(x.name for x in place.iterdir()) for place in caches]
+    assert names[0] == names[1] and len(names[0]) == 2
+    keys = [json.loads((place / "key.json").read_text()) for place in caches]
+    assert keys[0] == keys[1]
+    (name,) = (x for x in names[0] if x.endswith(".npz"))
+    one, other = (np.load(place / name)["logps"] for place in caches)
+    assert np.allclose(one, other, atol=1e-5)
+    (line,), (there,) = lines(tmp_path / "one"), lines(folder / "cached")
+    assert line["loss"] == pytest.approx(there["loss"], abs=1e-5)
+    weights = "final/adapter_model.safetensors"
+    assert_same_files(tmp_path / "one", folder / "cached", weights)
 
 
 def test_an_evaluation_is_that_of_one_device(done, folder, capsys):

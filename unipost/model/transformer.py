@@ -7,7 +7,6 @@ E head size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from unipost.adapters import attach
-from unipost.mesh import BATCH, constrain, free_axes
+from unipost.mesh import free_axes
 from unipost.model.attention import (
     ATTENTION,
     Rule,
@@ -25,6 +24,7 @@ from unipost.model.attention import (
     padding,
     recall,
 )
+from unipost.model.block import layer
 from unipost.model.cache import (
     cache_columns,
     columns_of,
@@ -33,18 +33,10 @@ from unipost.model.cache import (
     write_column,
 )
 from unipost.model.config import ModelConfig
-from unipost.model.experts import mixture
-from unipost.model.gather import GATHERED, TEXTS, TOKEN, Flow, gathered_block, table
-from unipost.model.layers import (
-    mlp,
-    multiply,
-    project,
-    read_out,
-    rms_norm,
-    rotary,
-    rotate,
-)
-from unipost.policy import Array, Cache, Params, Policy, room, widen
+from unipost.model.ends import embed, logits, table_of
+from unipost.model.gather import GATHERED, TOKEN, cast_products
+from unipost.model.layers import rms_norm, rotary
+from unipost.policy import Array, Cache, Params, Policy, room
 
 KEEP = jax.checkpoint_policies
 # What the backward pass finds stored of each layer, beside its input.
