@@ -211,7 +211,7 @@ def test_the_command_line_says_it(settings, tmp_path, monkeypatch, capsys):
     )
     seen = []
 
-    def train(experiment, folder, title):
+    def train(experiment, folder, title, trace):
         seen.append(jax.config.values[FOLDER])
         return loop.Result(*[None] * 2, 7.0, (4.0, Compiling(3.0, 2, 1)))
 

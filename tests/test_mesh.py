@@ -253,11 +253,11 @@ def stop_after(patch, step: int) -> None:
     """Break the run off in the step after a save."""
     from unipost.loop import Loop
 
-    taken = Loop._step
+    taken = Loop.step
 
     def one(self, carried, at, ahead):
         if at >= step:
             raise InterruptedError
         return taken(self, carried, at, ahead)
 
-    patch.setattr(Loop, "_step", one)
+    patch.setattr(Loop, "step", one)

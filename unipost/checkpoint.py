@@ -118,6 +118,9 @@ class Store:
         try:
             self.wait()
         except OSError:
+            # its threads end before anybody else writes to the folder
+            with contextlib.suppress(Exception):
+                self._manager.close()
             # what stopped the run says more than the save that failed too
             if kind is None:
                 raise
