@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from unipost.loading import NewModel, load_model, setting_of
 from unipost.mesh import Mesh
 from unipost.optimizers import AdamW
 from unipost.rollouts import Rollouts
+from unipost.runs import write_atomic
 from unipost.sampling import Sampling
 from unipost.sources import EMPTY, Demonstrations, Experience, Preferences, Source
 from unipost.train import train
@@ -211,7 +212,7 @@ def work(folder: Path, layout: str, process: int, port: int, options: Any) -> No
         found[name_of(sizes)] = own
         jax.clear_caches()
         if processes.is_first():
-            (folder / f"{layout}.json").write_text(json.dumps(found))
+            write_atomic(folder / f"{layout}.json", json.dumps(found))
 
 
 def name_of(sizes: Sequence[int]) -> str:
@@ -220,8 +221,8 @@ def name_of(sizes: Sequence[int]) -> str:
     return " x ".join(parts) or "one device"
 
 
-def run_layout(folder: Path, layout: str, meshes: Sequence[Any], options: Any) -> Any:
-    """Start the processes of a layout; the numbers that they found, by mesh."""
+def started(folder: Path, layout: str, meshes: Sequence[Any], options: Any) -> Any:
+    """The processes of a layout."""
     number, devices = map(int, layout.split("x"))
     flags = os.environ.get("XLA_FLAGS", "").split()
     own = [x for x in flags if "device_count" not in x]
@@ -237,7 +238,7 @@ def run_layout(folder: Path, layout: str, meshes: Sequence[Any], options: Any) -
     common = [sys.executable, __file__, "--steps", str(options.steps)]
     common += ["--kinds", *options.kinds, "--folder", str(folder), "--layout", layout]
     common += ["--port", str(port), "--meshes", json.dumps(meshes)]
-    started = [
+    return [
         subprocess.Popen(
             [*common, f"--process={i}"],
             env=os.environ | environ,
@@ -246,30 +247,40 @@ def run_layout(folder: Path, layout: str, meshes: Sequence[Any], options: Any) -
         )
         for i in range(number)
     ]
+
+
+def found_in(
+    folder: Path, layout: str, meshes: Sequence[Any], options: Any
+) -> Iterator[tuple[str, Any]]:
+    """(mesh, numbers) of a layout, as they come."""
+    own, told = started(folder, layout, meshes, options), 0
     try:
-        codes = [process.wait() for process in started]
+        while told < len(meshes):
+            time.sleep(0.2)
+            codes = [process.poll() for process in own]
+            path = folder / f"{layout}.json"
+            known = list(json.loads(path.read_text()).items()) if path.exists() else []
+            yield from known[told:]
+            told = len(known)
+            if any(codes) and told < len(meshes):
+                worst = next(i for i, code in enumerate(codes) if code)
+                log = (folder / f"{layout}-{worst}.log").read_text()
+                raise SystemExit(f"{layout}: process {worst} failed\n{log}")
     finally:
-        for process in started:
+        for process in own:
             process.kill()
-    if any(codes):
-        worst = next(i for i, code in enumerate(codes) if code)
-        log = (folder / f"{layout}-{worst}.log").read_text()
-        raise SystemExit(f"{layout}: process {worst} ended with {codes[worst]}\n{log}")
-    return json.loads((folder / f"{layout}.json").read_text())
 
 
-def compare(base: Any, found: Any, layout: str) -> bool:
-    """Print a line for every mesh; whether all numbers are the same."""
-    good = True
-    for mesh, own in found.items():
-        same = own.pop("tokens") == base["tokens"]
-        worst = [float(np.abs(np.subtract(own[k], base[k])).max()) for k in own]
-        fine = same and all(x <= LIMIT for x in worst)
-        texts = "".join(f"{x:>10.1e}" for x in worst)
-        words = f"{'equal' if same else 'other':>8}{'' if fine else '   FAILED'}"
-        print(f"{layout:<8}{mesh:<34}{texts}{words}", flush=True)
-        good &= fine
-    return good
+def compare(base: Any, mesh: str, own: Any, layout: str) -> bool:
+    """Print the line of a mesh; whether all numbers are the same."""
+    same = own["tokens"] == base["tokens"]
+    kinds = [kind for kind in own if kind != "tokens"]
+    worst = [float(np.abs(np.subtract(own[k], base[k])).max()) for k in kinds]
+    fine = same and all(x <= LIMIT for x in worst)
+    texts = "".join(f"{x:>10.1e}" for x in worst)
+    words = f"{'equal' if same else 'other':>8}{'' if fine else '   FAILED'}"
+    print(f"{layout:<8}{mesh:<34}{texts}{words}", flush=True)
+    return fine
 
 
 def every_mesh() -> list[tuple[int, ...]]:
@@ -294,7 +305,7 @@ def main() -> None:
         work(*place, int(options.port), options)
         return
     # ends the processes that it has started, whoever ends it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     with tempfile.TemporaryDirectory() as folder:
         good = check(Path(folder), options)
     raise SystemExit(0 if good else 1)
@@ -306,18 +317,26 @@ def check(folder: Path, options: Any) -> bool:
     begun = time.perf_counter()
     meshes = {x: SHORT[x] if options.short else every_mesh() for x in options.layouts}
     # one device and all of them share a process, which saves its start
-    together = [(), *meshes.pop("1x8", ())]
-    found = {"1x8": run_layout(folder, "1x8", together, options)}
-    base = found["1x8"].pop(name_of(()))
+    meshes = {"1x8": [(), *meshes.pop("1x8", ())]} | meshes
+    base, good = None, True
+    for layout, own in meshes.items():
+        for mesh, numbers in found_in(folder, layout, own, options):
+            if base is None:
+                base = numbers
+                show_base(base, options)
+            else:
+                good &= compare(base, mesh, numbers, layout)
+    print(f"{time.perf_counter() - begun:.0f} s")
+    return good
+
+
+def show_base(base: Any, options: Any) -> None:
+    """Print how the losses move on one device, and the head of the table."""
     moved = [f"{k} {base[k][0]:.4f} to {base[k][-1]:.4f}" for k in options.kinds]
     print(f"one device, {options.steps} steps: losses of {', '.join(moved)}")
     heads = "".join(f"{k:>10}" for k in options.kinds)
-    print(f"{'':<8}{'max |loss - loss on one device|':<34}{heads}{'tokens':>8}")
-    good = compare(base, found["1x8"], "1x8")
-    for layout, own in meshes.items():
-        good &= compare(base, run_layout(folder, layout, own, options), layout)
-    print(f"{time.perf_counter() - begun:.0f} s")
-    return good
+    head = f"{'':<8}{'max |loss - loss on one device|':<34}{heads}{'tokens':>8}"
+    print(head, flush=True)
 
 
 if __name__ == "__main__":

@@ -206,7 +206,14 @@ def test_groups_in_every_spelling():
     assert first_group("mesh['a'=2,'b'=4] {'a','b'}", 8) == tuple(range(8))
     assert first_group("mesh['a'=2,'b'=4] {'b':(1)2}", 8) == (0, 2)
     assert first_group("mesh['a'=2,'b'=4] {'b':(2)2}", 8) == (0, 1)
+    # the devices of an axis of 4 beside one of 2, numbered the other way round
+    turned = "mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {%s}"
+    assert first_group(turned % "'a'", 8) == (0, 1, 2, 3)
+    assert first_group(turned % "'b'", 8) == (0, 4)
     assert first_group("{}", 3) == (0, 1, 2)
+    for unknown in ("mesh['a'=2,'b'=4]", "[2,4]<=?", "other"):
+        with pytest.raises(ValueError, match="^hlo: "):
+            first_group(unknown, 8)
 
 
 def test_sizes_of_arrays():
@@ -219,6 +226,23 @@ def test_sizes_of_arrays():
 def test_text_that_is_no_program():
     with pytest.raises(ValueError, match="no ENTRY"):
         parse_program("nothing")
+
+
+def test_groups_of_a_mesh_in_another_order_are_read_whole():
+    """The axes stand behind a comma, after the order of the devices."""
+    groups = "mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}"
+    text = "\n".join(
+        (
+            "ENTRY %main (a: f32[8]) -> f32[8] {",
+            "  %a = f32[8]{0} parameter(0)",
+            f"  ROOT %b = f32[32]{{0}} all-gather(%a), channel_id=1, "
+            f"replica_groups={groups}, dimensions={{0}}",
+            "}",
+        )
+    )
+    program = parse_program(text)
+    (found,) = find_collectives(program, count_runs(program), 8)
+    assert found.group == (0, 1, 2, 3) and found.bytes == 128
 
 
 WINDOWS = {

@@ -175,12 +175,10 @@ def test_an_evaluation_is_that_of_one_device(done, folder, capsys):
         assert one[key] == pytest.approx(other[key], abs=1e-5)
 
 
-def test_only_the_first_prints_but_each_its_errors(done):
-    for i, (_, out, err) in enumerate(done[1]):
-        # gloo says on standard output who is connected
-        told = [x for x in out.splitlines() if "connected to" not in x]
-        assert bool(told) is (i == 0)
-        shown = [line for line in err.splitlines() if "step" in line]
-        assert bool(shown) is (i == 0)
-        last = err.splitlines()[-1]
-        assert last.startswith(f"unipost: process {i}: mesh: null, but there are 2")
+def test_only_the_first_prints(done):
+    (_, out, err), (_, *others) = done[1]
+    assert out and "step 2/2" in err
+    refused = "unipost: process 0: mesh: null, but there are 2 processes; write mesh: "
+    assert err.splitlines()[-1].startswith(refused)
+    # what XLA says of its own goes past Python
+    assert not any("unipost" in text or "step" in text for text in others)

@@ -32,8 +32,8 @@ def test_a_difference_is_found(capsys):
     from same_numbers import compare
 
     base = {"tokens": "a", "sft": [1.0, 2.0]}
-    assert compare(base, {"data 8": {"tokens": "a", "sft": [1.0, 2.0]}}, "1x8")
+    assert compare(base, "data 8", {"tokens": "a", "sft": [1.0, 2.0]}, "1x8")
     for tokens, second in (("b", 2.0), ("a", 2.0001), ("a", float("nan"))):
-        found = {"data 8": {"tokens": tokens, "sft": [1.0, second]}}
-        assert not compare(base, found, "1x8")
+        found = {"tokens": tokens, "sft": [1.0, second]}
+        assert not compare(base, "data 8", found, "1x8")
     assert capsys.readouterr().out.count("FAILED") == 3

@@ -178,7 +178,8 @@ def unpack(kept: bytes) -> tuple[Memory, list[tuple[int, Experience]]]:
         arrays = {name: file[name] for name in file.files}
     notes = json.loads(arrays.pop("notes").tobytes())
 
-    def under(prefix: str) -> dict[str, np.ndarray]:
+    # of the host: jax takes them where it takes its own
+    def under(prefix: str) -> dict[str, Any]:
         return {
             k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
         }

@@ -232,8 +232,9 @@ def _by_device(
     own = PartitionSpec(rows or None, columns or None)
     held = specs_by_hand(head, rows + columns)
 
-    def one(head: Head, *arrays: Array) -> Scores:
-        return _scores(whole_by_hand(held, head), *arrays, extras, chunk)
+    def one(head: Head, hidden: Array, targets: Array, mask: Array) -> Scores:
+        head = whole_by_hand(held, head)
+        return _scores(head, hidden, targets, mask, extras, chunk)
 
     found = jax.shard_map(
         one,

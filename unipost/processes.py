@@ -40,9 +40,18 @@ def is_first() -> bool:
 
 
 def check_single(what: str, instead: str) -> None:
-    """Raises ValueError where there are several processes: `what` is for one alone."""
-    if count() > 1:
-        raise ValueError(f"{what}, but there are {count()} processes; {instead}")
+    """Raises ValueError where there are several processes: `what` is for one alone.
+
+    In all of them, and the first one tells.
+    """
+    if count() == 1:
+        return
+    problem = f"{what}, but there are {count()} processes; {instead}"
+
+    def refuse() -> None:
+        raise ValueError(problem)
+
+    on_first(refuse)
 
 
 def split(size: int, process: int | None = None) -> slice:

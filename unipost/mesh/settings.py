@@ -102,7 +102,9 @@ def row_order(
 
     Raises ValueError where there is none.
     """
-    for order in permutations(ROWS) if prompts is not None else ():
+    if prompts is None:
+        return ROWS
+    for order in permutations(ROWS):
         left, rest, into = prompts, group, "prompts"
         for axis in order:
             if into == "prompts" and left % sizes[axis] == 0:
@@ -114,8 +116,6 @@ def row_order(
                 rest //= sizes[axis]
         else:
             return order
-    if prompts is None:
-        return ROWS
     text = " x ".join(f"{axis} {sizes[axis]}" for axis in ROWS if sizes[axis] > 1)
     shards = prod(sizes[axis] for axis in ROWS)
     first = gcd(prompts, shards)

@@ -79,10 +79,24 @@ def whole_by_hand(specs: Any, tree: Any) -> Any:
         x = x.array if _is_stored(x) else x
         for axis, name in enumerate(spec):
             if name is not None:
-                x = jax.lax.all_gather(x, name, axis=axis, tiled=True)
+                part = _cut_at_once(x)
+                x = jax.lax.all_gather(part, name, axis=axis, tiled=True)
         return x
 
     return jax.tree.map(one, specs, tree, is_leaf=_is_spec)
+
+
+def _cut_at_once(x: Array) -> Array:
+    """`x`, whose gradient is a device's own part before anything else is done.
+
+    XLA for TPU sums the whole and would cut it only where it is read, so that the whole
+    would be held until the optimiser runs.
+    """
+
+    def cut(_, change: Array) -> Array:
+        return jax.lax.optimization_barrier(change)
+
+    return jax.custom_derivatives.linear_call(lambda _, x: x, cut, (), x)
 
 
 def _each(function: Callable[[Stored], Array], tree: Any) -> Any:

@@ -22,8 +22,10 @@ GATHERED = "gathered"
 
 # Axes of the inputs and outputs of a projection, as stored; without fsdp, as read.
 _IN, _OUT = ("fsdp", "tensor"), ("tensor", "fsdp")
-_PROJECTIONS = dict.fromkeys(("query", "key", "value", "gate", "up"), _IN)
-_PROJECTIONS |= {"output": _OUT, "down": _OUT}
+_PROJECTIONS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("query", "key", "value", "gate", "up"), _IN),
+    **dict.fromkeys(("output", "down"), _OUT),
+}
 
 
 class Flow(NamedTuple):

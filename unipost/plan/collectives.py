@@ -128,36 +128,57 @@ def _group(x: Instruction, kind: str, devices: int) -> tuple[int, ...]:
     if kind == "collective-permute":
         pairs = re.findall(r"\{(\d+),(\d+)\}", x.attribute("source_target_pairs") or "")
         return next(((int(a), int(b)) for a, b in pairs if a != b), (0,))
-    return first_group(x.attribute("replica_groups") or "", devices)
+    return first_group(_groups(x), devices)
+
+
+def _groups(x: Instruction) -> str:
+    """The text of replica_groups: that of a mesh goes on to the braces of its axes."""
+    found = re.search(r"replica_groups=(mesh\[[^\]]*\][^{]*\{[^}]*\})", x.attributes)
+    return found[1] if found else x.attribute("replica_groups") or ""
 
 
 def first_group(text: str, devices: int) -> tuple[int, ...]:
-    """The first of the groups of devices, in any of XLA's three spellings.
+    """The first of the groups of devices, in any of XLA's spellings.
 
     {{0,1},{2,3}}; [2,2]<=[4] and [2,2]<=[2,2]T(1,0), numbers in an order of axes;
-    mesh['a'=2,'b'=2] {'b'}, axes of a mesh. Empty: all devices.
+    mesh['a'=2,'b'=2] {'b'}, axes of a mesh, whose devices may stand in another order:
+    mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}. Empty: all devices. Raises
+    ValueError for any other.
     """
     if text.startswith("mesh["):
         return _mesh_group(text)
-    iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    iota = re.match(r"\[([\d,]+)\]<=(.*)$", text)
     if iota:
-        shape, sides = (tuple(map(int, iota[i].split(","))) for i in (1, 2))
-        order = map(int, iota[3].split(",")) if iota[3] else range(len(sides))
-        places = np.arange(prod(sides)).reshape(sides).transpose(tuple(order))
-        return tuple(map(int, places.reshape(shape)[0]))
-    inner = re.match(r"\{\{([\d,]*)\}", text)
-    if inner and inner[1]:
+        shape = tuple(map(int, iota[1].split(",")))
+        return tuple(map(int, _order(iota[2]).reshape(shape)[0]))
+    inner = re.match(r"\{\{([\d,]+)\}", text)
+    if inner:
         return tuple(map(int, inner[1].split(",")))
-    return tuple(range(devices))
+    if text in ("", "{}"):
+        return tuple(range(devices))
+    raise ValueError(f"hlo: replica_groups={text[:80]} is not understood")
+
+
+def _order(text: str) -> np.ndarray:
+    """[2,3]T(1,0) as the numbers 0 ... 5 in the order that it says."""
+    found = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if found is None:
+        raise ValueError(f"hlo: the order {text[:80]} of devices is not understood")
+    sides = tuple(map(int, found[1].split(",")))
+    axes = map(int, found[2].split(",")) if found[2] else range(len(sides))
+    return np.arange(prod(sides)).reshape(sides).transpose(tuple(axes))
 
 
 def _mesh_group(text: str) -> tuple[int, ...]:
     sizes = {n: int(s) for n, s in re.findall(r"'([^']+)'=(\d+)", text)}
-    axes = re.search(r"\]\s*(?:,?[^{]*)\{(.*)\}", text)
-    chosen = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes[1]) if axes else []
-    places = np.arange(prod(sizes.values())).reshape(tuple(sizes.values()))
+    axes = re.search(r"\{([^}]*)\}$", text)
+    if axes is None:
+        raise ValueError(f"hlo: replica_groups={text[:80]} names no axes")
+    ids = re.search(r"device_ids=\((.*)\) ", text)
+    places = _order(ids[1]) if ids else np.arange(prod(sizes.values()))
+    places = places.reshape(tuple(sizes.values()))
     cut: list[Any] = [0] * len(sizes)
-    for name, before, size in chosen:
+    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes[1]):
         # 'a':(2)4 is the part of axis a with 2 devices before it and 4 inside
         whole, axis = sizes[name], list(sizes).index(name)
         inside = int(size) if size else whole

@@ -71,25 +71,33 @@ class Estimate:
     """Bytes of one chip in the update of a step, by what they are.
 
     resident     stays from step to step: parameters, optimiser, reference, sampler
-    gradients    sums over microbatches, and those of the piece in work
-    weights      copies of parameters in half precision, and those gathered
+    gradients    those of the piece in work
+    sums         of gradients over microbatches
+    weights      copies of parameters in half precision where they lie
+    gathered     two layers of them, whole
     activations  what the forward pass keeps for the backward pass
     layer        what one layer computes at once
-    logits       of a chunk and their gradient, and the head's
+    logits       of a chunk and their gradient, and the head, whole
     """
 
     resident: dict[str, int]
     gradients: float
+    sums: float
     weights: float
+    gathered: float
     activations: float
     layer: float
     logits: float
 
     @property
     def temporaries(self) -> float:
-        """What the update holds beside its arguments, at the worst moment."""
-        at_layer, at_head = self.layer, self.logits
-        return self.gradients + self.weights + self.activations + max(at_layer, at_head)
+        """What the update holds beside its arguments, at the worst of two moments.
+
+        When the head has its logits and no layer its gradient yet, or when the first
+        layer gets its own and all others have them.
+        """
+        always = self.sums + self.weights + self.activations
+        return always + max(self.logits, self.gradients + self.gathered + self.layer)
 
     @property
     def total(self) -> float:
@@ -102,13 +110,14 @@ def estimate_memory(experiment: Experiment, spread: Spread, platform: str) -> Es
     subject, sizes = open_subject(experiment), sizes_of(experiment.data)
     trained = subject.trained
     fresh = spread.bytes(trained)
-    gradients = fresh * (2 if experiment.microbatches > 1 else 1)
+    sums = fresh if experiment.microbatches > 1 else 0
     piece = piece_of(experiment, sizes, spread)
     parts = experiment, subject, spread, piece, platform
     return Estimate(
         resident_bytes(experiment, subject, spread),
-        gradients,
-        _weights(experiment, subject, spread),
+        fresh,
+        sums,
+        *_weights(experiment, subject, spread),
         _activations(*parts),
         _layer(*parts),
         _logits(experiment, subject, spread, sizes),
@@ -149,17 +158,16 @@ def half_of(experiment: Experiment) -> int:
     return HALF if experiment.compute.dtype == "bfloat16" else FULL
 
 
-def _weights(experiment: Experiment, subject: Subject, spread: Spread) -> float:
+def _weights(
+    experiment: Experiment, subject: Subject, spread: Spread
+) -> tuple[float, float]:
     """Blocks in half precision where they lie, and two layers of them gathered."""
     config = subject.config
-    entries = sum(
-        prod(s) for (_, k), s in block_shapes(config).items() if k == "kernel"
-    )
-    size, tensor = half_of(experiment), spread.over("tensor", "expert")
-    shared = spread.over("fsdp")
-    copies = entries * config.num_hidden_layers * size / tensor / shared
-    gathered = 2 * entries * size / tensor if shared > 1 else 0.0
-    return (copies if size == HALF else 0.0) + gathered
+    kernels = [s for (_, k), s in block_shapes(config).items() if k == "kernel"]
+    size, shared = half_of(experiment), spread.over("fsdp")
+    layer = sum(map(prod, kernels)) * size / spread.over("tensor", "expert")
+    copies = layer * config.num_hidden_layers / shared if size == HALF else 0.0
+    return copies, 2 * layer if shared > 1 else 0.0
 
 
 def widths_of(subject: Subject, tensor: int) -> tuple[float, float, float]:
@@ -186,11 +194,11 @@ def _activations(experiment, subject, spread, piece, platform) -> float:
         kept += inner + 2 * hidden
     total = rows * length * kept * half_of(experiment)
     if remat in ("all_dots", "none"):
-        total += _scores(experiment, subject, spread, piece, platform)
+        total += scores_of(experiment, subject, spread, piece, platform)
     return total * config.num_hidden_layers
 
 
-def _scores(experiment, subject, spread, piece, platform) -> float:
+def scores_of(experiment, subject, spread, piece, platform) -> float:
     """Attention scores of one layer, where the kernel forms them."""
     rows, length = piece
     config, whole = subject.config, length * spread.over("sequence")
@@ -207,7 +215,7 @@ def _layer(experiment, subject, spread, piece, platform) -> float:
     hidden, heads, inner = widths_of(subject, spread.over("tensor"))
     tokens = rows * length
     wide = tokens * (4 * hidden + 2 * heads + 3 * inner) * half_of(experiment)
-    return wide + 2 * _scores(experiment, subject, spread, piece, platform)
+    return wide + 1.4 * scores_of(experiment, subject, spread, piece, platform)
 
 
 def _logits(
@@ -217,11 +225,12 @@ def _logits(
     config, tensor = subject.config, spread.over("tensor")
     if "score" in subject.params:
         return 0.0
-    own, _, columns = chunk_of(experiment, config, sizes, spread.sizes)
-    logits = own * columns * config.vocab_size / tensor * (FULL + half_of(experiment))
+    own, columns, chunk = chunk_of(experiment, config, sizes, spread.sizes)
+    logits = own * chunk * config.vocab_size / tensor * (FULL + half_of(experiment))
     table = config.hidden_size * config.vocab_size / tensor
     gathered = table * half_of(experiment) if spread.over("fsdp") > 1 else 0.0
-    return logits + gathered + table * FULL
+    # a loop over chunks adds up the gradient of the whole head
+    return logits + gathered + (table * FULL if chunk < columns else 0.0)
 
 
 def sampler_bytes(experiment: Experiment, spread: Spread) -> float:

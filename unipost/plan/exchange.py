@@ -9,7 +9,14 @@ from unipost.mesh.settings import AXES
 from unipost.model.parameters import block_shapes
 from unipost.plan.abstract import open_subject, sizes_of, state_of
 from unipost.plan.collectives import Collective
-from unipost.plan.estimate import FULL, Spread, half_of, piece_of, widths_of
+from unipost.plan.estimate import (
+    FULL,
+    Spread,
+    half_of,
+    piece_of,
+    scores_of,
+    widths_of,
+)
 from unipost.plan.flops import work_of
 from unipost.plan.roofline import Time, places_of, time_of
 from unipost.plan.topology import Topology
@@ -21,7 +28,8 @@ def estimate_time(experiment: Experiment, spread: Spread, topology: Topology) ->
     platform, chips = topology.platform, topology.chips
     works = work_of(experiment, subject.config, sizes, spread.sizes, platform)
     wires = estimate_collectives(experiment, spread)
-    moved, dtype = moved_bytes(experiment, spread), experiment.compute.dtype
+    moved = moved_bytes(experiment, spread, platform)
+    dtype = experiment.compute.dtype
     flops = works["update"].hardware / chips
     return time_of(topology, flops, moved, wires, places_of(topology), dtype)
 
@@ -70,13 +78,13 @@ def axis_group(spread: Spread, axis: str) -> tuple[int, ...]:
     return tuple(range(0, spread.sizes[axis] * after, after))
 
 
-def moved_bytes(experiment: Experiment, spread: Spread) -> float:
+def moved_bytes(experiment: Experiment, spread: Spread, platform: str) -> float:
     """Bytes of HBM that an update reads and writes on one chip.
 
     The optimiser reads weights, moments and gradients and writes the first two. The
-    rest is fitted to programs for TPUs: each piece moves its weights 15 times, where
-    they are gathered, and each layer 50 numbers of the hidden size and 15 of the inner
-    one for a token.
+    rest is fitted to programs for TPUs: each piece moves its weights 12 times, where
+    they are gathered, each layer 50 numbers of the hidden size and 15 of the inner one
+    for a token, and scores of attention, where they are formed, 12 times.
     """
     subject, sizes = open_subject(experiment), sizes_of(experiment.data)
     state = state_of(experiment, subject.trained)
@@ -85,15 +93,15 @@ def moved_bytes(experiment: Experiment, spread: Spread) -> float:
     kernels = [s for (_, k), s in block_shapes(config).items() if k == "kernel"]
     entries = sum(map(prod, kernels)) * config.num_hidden_layers
     weights = entries * size / spread.over("tensor", "expert")
-    rows, length = piece_of(experiment, sizes, spread)
+    rows, length = piece = piece_of(experiment, sizes, spread)
     hidden, heads, inner = widths_of(subject, spread.over("tensor"))
     layer = rows * length * (50 * hidden + 15 * heads + 15 * inner) * size
+    layer += 12 * scores_of(experiment, subject, spread, piece, platform)
     pieces = experiment.microbatches * experiment.minibatches
-    logits = (
-        rows * sizes.response * config.vocab_size * FULL * 6 / spread.over("tensor")
-    )
+    logits = rows * sizes.response * config.vocab_size * FULL * 6
+    logits /= spread.over("tensor")
     if "score" in subject.params:
         logits = 0.0
-    times = 15 if spread.over("fsdp") > 1 else 5
+    times = 12 if spread.over("fsdp") > 1 else 5
     each = times * weights + layer * config.num_hidden_layers + logits
     return 2 * own + spread.bytes(subject.trained) + pieces * each

@@ -180,7 +180,7 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
         wires = estimate_collectives(experiment, spread)
         update = name == "update"
         wires = wires if update else ()
-        moved = moved_bytes(experiment, spread) if update else 0.0
+        moved = moved_bytes(experiment, spread, platform) if update else 0.0
         flops = work.hardware / topology.chips
         places = places_of(topology)
         time = time_of(topology, flops, moved, wires, places, experiment.compute.dtype)
@@ -190,7 +190,7 @@ def estimate_plan(experiment: Experiment, topology: Topology) -> Plan:
         items.append(Item(name, 1, resident, int(held), work, time, measured))
     parts: dict[str, float] = dict(found.resident)
     parts["temporaries"] = found.temporaries
-    parts["of which gradients"] = found.gradients
+    parts["of which gradients"] = found.gradients + found.sums
     return Plan(
         "ESTIMATE",
         topology,
@@ -244,7 +244,8 @@ def _plan(method: str, step: Step, topology: Topology, items: tuple[Item, ...]) 
         named = sum(parts[name] for name in ("parameters", "optimiser"))
         parts["batch and padding"] = memory.arguments - named
         parts["temporaries"] = memory.total - memory.arguments
-        parts["of which gradients"] = held_bytes(step.state.params)
+        pieces = 2 if step.experiment.microbatches > 1 else 1
+        parts["of which gradients"] = pieces * held_bytes(step.state.params)
     else:
         parts["batch"] = batch
     experiment = step.experiment

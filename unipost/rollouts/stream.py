@@ -204,11 +204,13 @@ def as_batch(
 ) -> tuple[Rows, Batch]:
     """Groups as training takes them."""
     texts, group = drawn.texts, source.group
-    prompt, prompt_mask = (
+    asked: Any = [
         np.repeat(x[drawn.index][:, None], group, 1) for x in questions.tokens[:2]
-    )
-    rows = Rows(prompt, prompt_mask, texts.tokens, texts.mask)
-    off = texts.off
+    ]
+    tokens: Any = texts.tokens
+    mask: Any = texts.mask
+    rows = Rows(asked[0], asked[1], tokens, mask)
+    off: Any = texts.off
     # one flag per row says it all unless a row is off-policy in part
     if not any(part.partial for part in source.guidance):
         off = off.any(-1)
@@ -223,7 +225,7 @@ def as_batch(
         fields["weight"] = (~cut).astype(np.float32)
     if "behavior" in source.fields:
         fields["behavior"] = texts.behavior
-    return rows, Batch(mask=texts.mask, off_policy=off, **fields)
+    return rows, Batch(mask=mask, off_policy=off, **fields)
 
 
 def _whole(rounds: list[Graded]) -> Graded:
