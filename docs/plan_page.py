@@ -138,7 +138,7 @@ def _rollouts() -> str:
                         f"{item['total'] / GIB:.1f}",
                         f"{item['compile_seconds']:.0f}",
                         f"{sent / GIGA:.0f}",
-                        f"{least:.2g} to {most:.2g}",
+                        f"{least:.2g} to {most:.2g}" if most > 1e-3 else "0",
                     ]
                 )
             )
@@ -152,11 +152,16 @@ def errors() -> list[tuple[dict[str, Any], float, float]]:
     from unipost.plan.estimate import estimate_memory, spread_of
     from unipost.train import Experiment
 
-    made = []
+    made, seen = [], set()
     for cell in cells():
         tree = found(cell)
         if tree is None or tree["programs"][0]["memory"] is None:
             continue
+        # a cell of the table and one of the figure may be the same program
+        same = tree["experiment"], tree["topology"], _mesh(tree), tree["microbatches"]
+        if same in seen:
+            continue
+        seen.add(same)
         experiment = load(Experiment, tree["experiment"], tree["overrides"])
         spread = spread_of(Mesh(**({"data": 1} | tree["mesh"])), tree["chips"])
         guess = estimate_memory(experiment, spread, "tpu")
@@ -192,11 +197,13 @@ def scaling_figure(path: Path) -> None:
     sent, count, memory = figure.subplots(1, 3)
     for kind, (color, marker) in KINDS.items():
         pairs = [tree["collectives"].get(kind, (0.0, 0.0)) for tree in trees]
-        if not any(pair[1] > 1e8 for pair in pairs):
+        if not any(pair[1] > 2e9 for pair in pairs):
             continue
         look = {"color": color, "marker": marker, "ms": 5, "label": kind}
         sent.plot(chips, [pair[1] / GIGA or None for pair in pairs], **look)
         count.plot(chips, [pair[0] or None for pair in pairs], **look)
+    whole = [sum(pair[1] for pair in t["collectives"].values()) / GIGA for t in trees]
+    sent.plot(chips, whole, color="#999999", ls="--", lw=1, label="all together")
     below = [0.0] * len(trees)
     places = range(len(trees))
     for name, color in PARTS.items():

@@ -52,12 +52,10 @@ def test_the_steps_that_were_asked_for_fit():
 
 
 def test_estimates_meet_the_compiler(at_root):
-    """Within a quarter where a chip is full enough to matter, and never far below."""
+    """Within 20 % of every compiled update, and within 6 % on the whole."""
     from plan_page import errors
 
-    pairs = [(peak, guess / peak - 1) for _, peak, guess in errors()]
-    full = [error for peak, error in pairs if peak > 6 * 2**30]
-    assert len(full) >= 10
-    assert max(map(abs, full)) < 0.4
-    assert sum(map(abs, full)) / len(full) < 0.15
-    assert min(error for _, error in pairs) > -0.15
+    found = [guess / peak - 1 for _, peak, guess in errors()]
+    assert len(found) >= 10
+    assert max(map(abs, found)) < 0.2
+    assert sum(map(abs, found)) / len(found) < 0.06
