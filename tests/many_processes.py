@@ -1,18 +1,24 @@
 """Several processes of one machine, each with devices of its own, for tests."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 
 
 def free_port(low: int = 1024) -> int:
-    """A port of at least `low` that nobody listens on."""
-    for port in [0, *range(low, 65536)]:
+    """A port of at least `low` that nobody listens on.
+
+    Whoever asks at the same time starts elsewhere: a port is taken only when used.
+    """
+    start = random.SystemRandom().randrange(low, 65536)
+    for port in [0, *range(start, 65536), *range(low, start)]:
         with socket.socket() as found:
             try:
                 found.bind(("127.0.0.1", port))
@@ -81,11 +87,13 @@ def run_many(
 
 def ended(processes: Sequence, seconds: float = 560) -> list[tuple[int, str, str]]:
     """(code, stdout, stderr) of each, without what gloo says; all are gone after it."""
-    try:
-        found = [process.communicate(timeout=seconds) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    # all at once: one whose pipe is full waits, and the others wait for it
+    with ThreadPoolExecutor(len(processes)) as pool:
+        try:
+            found = list(pool.map(lambda x: x.communicate(timeout=seconds), processes))
+        finally:
+            for process in processes:
+                process.kill()
     codes = [process.returncode for process in processes]
     pairs = zip(codes, found, strict=True)
     return [

@@ -21,7 +21,7 @@ from unipost.distances import state_distances
 from unipost.evaluate import pass_at_k
 from unipost.model import Params, Policy
 from unipost.objectives import Trainable, margin_score
-from unipost.processes import gathered
+from unipost.processes import gathered, in_turn
 from unipost.rewards import Reward, numeric, score_texts
 from unipost.rollouts import texts
 from unipost.rows import Demonstration, Question, demonstration
@@ -195,18 +195,17 @@ class Decoder(NamedTuple):
         key = jax.random.fold_in(jax.random.key(self.seed), 17)
         out = []
         for i, block in enumerate(padded.reshape(-1, self.rows)):
-            out.append(
-                compiled_sample(
-                    self.policy,
-                    params,
-                    tokens.prompt[block],
-                    tokens.prompt_mask[block],
-                    jax.random.fold_in(key, i),
-                    sampling,
-                    stop_tokens=stop_tokens(self.tokenizer),
-                    pad_token=self.tokenizer.pad_token,
-                )
+            drawn = compiled_sample(
+                self.policy,
+                params,
+                tokens.prompt[block],
+                tokens.prompt_mask[block],
+                jax.random.fold_in(key, i),
+                sampling,
+                stop_tokens=stop_tokens(self.tokenizer),
+                pad_token=self.tokenizer.pad_token,
             )
+            out.append(in_turn(drawn))
         blocks = gathered(out)
         stacked = jax.tree.map(lambda *x: np.concatenate(x)[: len(lines), 0], *blocks)
         return stacked.tokens, stacked.mask

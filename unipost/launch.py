@@ -173,9 +173,6 @@ def _meet(meeting: Meeting, limit: float) -> None:
     """`jax.distributed.initialize`, which by itself aborts the process at its limit."""
     import jax
 
-    # on CPU programs have no order of their own: two at once, whose exchanges meet in
-    # another order elsewhere, wait for each other for ever
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     failed: list[Exception] = []
     by_launcher = meeting.by != OPTIONS
 

@@ -258,7 +258,7 @@ class Loop:
         if self.critic is not None:
             values = self.critic.values(carried.critic, rows, cuts)
             batch = dataclasses.replace(batch, values=values)
-            returns, numbers = targets(objective, batch)
+            returns, numbers = in_turn(targets(objective, batch))
         if pieces * experiment.inner_epochs > 1:
             signal = advantage(policy, objective, params, rows, batch, cuts, pieces)
         return (rows, batch, signal, returns), numbers
@@ -292,7 +292,7 @@ class Loop:
             carried, mean = self._updated(objective, carried, whole)
             gives(mean)
         # counted on the device, which the host must not wait for here
-        tokens = whole[0].response_mask.sum() * experiment.inner_epochs
+        tokens = in_turn(whole[0].response_mask.sum()) * experiment.inner_epochs
         # of groups that were drawn and left out, the source knows more
         return carried, numbers | mean | drawn.metrics, tokens
 

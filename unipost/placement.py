@@ -9,6 +9,8 @@ import jax.core
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from unipost.processes import in_turn
+
 
 def beside(tree: Any, params: Any) -> Any:
     """`tree` with its arrays on the devices of `params`.
@@ -43,7 +45,7 @@ def put(x: Any, sharding: Sharding) -> jax.Array:
     if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
         return x
     if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
-        return jax.device_put(x, sharding)
+        return in_turn(jax.device_put(x, sharding))
     host = np.asarray(x)
     bounds = sharding.addressable_devices_indices_map(host.shape).values()
     local = host[np.ix_(*_held(list(bounds), host.shape))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -64,11 +65,12 @@ def split(size: int, process: int | None = None) -> slice:
 
 
 def barrier(name: str) -> None:
-    """Wait until every process is here."""
+    """Wait until every process is here. Raises RuntimeError where one is elsewhere."""
     if count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
+        own = zlib.crc32(name.encode())
+        found = _of_each(np.array([own], np.uint32))
+        if (found != own).any():
+            raise RuntimeError(f"barrier {name!r}: other processes are at another one")
 
 
 def on_first(fn: Callable[[], T]) -> T:
@@ -109,18 +111,19 @@ def everyones(fn: Callable[[], T]) -> list[T]:
     return [found for found, _ in each]
 
 
-def in_turn(tree: Any) -> None:
-    """Wait for `tree` where programs of several processes could get out of order.
+def in_turn(tree: T) -> T:
+    """`tree`, once it is there where programs of processes could get out of order.
 
     On TPU and GPU a device takes one after the other. On CPU two that do not depend on
     each other run at once, and exchanges that meet in another order elsewhere wait for
-    each other for ever.
+    each other for ever, or take each other's numbers.
     """
     if count() > 1:
         import jax
 
         if jax.default_backend() == "cpu":
             jax.block_until_ready(tree)
+    return tree
 
 
 def gathered(tree: Any) -> Any:
@@ -137,9 +140,8 @@ def gathered(tree: Any) -> Any:
         )
         if not spread:
             return x
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.process_allgather(x, tiled=True)
+        mesh = x.sharding.mesh
+        return _whole(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
     return jax.device_get(jax.tree.map(whole, tree))
 
@@ -178,12 +180,11 @@ def _tried(fn: Callable[[], Any]) -> tuple[bytes, Any, Exception | None]:
 
 def _from_first(packed: bytes) -> bytes:
     """The bytes that the first process has. A short message takes one broadcast."""
-    from jax.experimental import multihost_utils
 
     def sent(block: bytes, size: int) -> bytes:
         padded = np.zeros(size, np.uint8)
         padded[: len(block)] = np.frombuffer(block, np.uint8)
-        return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+        return _of_each(padded, _first).tobytes()
 
     short = sent(len(packed).to_bytes(_HEAD) + packed[: _SHORT - _HEAD], _SHORT)
     length = int.from_bytes(short[:_HEAD])
@@ -195,14 +196,46 @@ def _from_first(packed: bytes) -> bytes:
 
 def _gathered_bytes(packed: bytes) -> list[bytes]:
     """The bytes of every process, by their numbers."""
-    from jax.experimental import multihost_utils
-
-    lengths = multihost_utils.process_allgather(np.array([len(packed)], np.int32))
-    lengths = np.asarray(lengths).reshape(-1)
+    lengths = _of_each(np.array([len(packed)], np.int32))[:, 0]
     padded = np.zeros(_rounded(int(lengths.max())), np.uint8)
     padded[: len(packed)] = np.frombuffer(packed, np.uint8)
-    each = np.asarray(multihost_utils.process_allgather(padded))
+    each = _of_each(padded)
     return [row[:n].tobytes() for row, n in zip(each, lengths, strict=True)]
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _first(x: Any) -> Any:
+    return x[0]
+
+
+def _of_each(own: np.ndarray, fn: Callable = _same) -> np.ndarray:
+    """`fn` of [processes, ...], the `own` of each; all have one shape and dtype."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    mesh = jax.sharding.Mesh(
+        np.array(jax.devices()).reshape(count(), -1), ("process", "device")
+    )
+    rows = NamedSharding(mesh, PartitionSpec("process"))
+    shape = (count(), *own.shape)
+    each = jax.make_array_from_process_local_data(rows, own[None], shape)
+    return _whole(each, NamedSharding(mesh, PartitionSpec()), fn)
+
+
+def _whole(x: Any, everywhere: Any, fn: Callable = _same) -> np.ndarray:
+    """`fn(x)` in host memory, computed on every device of `everywhere`.
+
+    `multihost_utils` waits for the first device alone, while others may still exchange
+    when the next program starts: see `in_turn`.
+    """
+    import jax
+
+    with jax.set_mesh(everywhere.mesh):
+        found = in_turn(jax.jit(fn, out_shardings=everywhere)(x))
+    return np.asarray(found.addressable_data(0))
 
 
 def _rounded(size: int) -> int:

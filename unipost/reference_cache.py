@@ -22,7 +22,7 @@ from unipost import reference_key
 from unipost.adapters import attach
 from unipost.loading import Model, load_reference
 from unipost.objectives import Trainable
-from unipost.processes import gathered, is_first, on_first
+from unipost.processes import gathered, in_turn, is_first, on_first
 from unipost.reference_key import Key, tokens_digest
 from unipost.reference_store import LINES, claim, file_name, put_array, read_array
 from unipost.runs import RunError
@@ -227,7 +227,8 @@ def _computed(
         if layout is not None:
             packed = batch.packed and layout.place_packed(batch.packed)
             batch = layout.place(batch._replace(packed=None))._replace(packed=packed)
-        streams = annotate(judge.policy, judge.params, batch, tuple(extras))
+        args = judge.policy, judge.params, batch, tuple(extras)
+        streams = in_turn(annotate(*args))
         fields = {"reference": streams.policy, "reference_lse": streams.lse}
         parts.append({name: fields[name] for name in names})
     host = gathered(parts)

@@ -27,6 +27,7 @@ from unipost.objectives import Trainable
 from unipost.optimizers import Optimizer
 from unipost.optimizers.base import wide_dtype
 from unipost.packed import Packed, pack_pieces, score_packed
+from unipost.processes import in_turn
 from unipost.scalar.model import STREAMS, scalar_streams
 from unipost.scoring import EXTRAS, score
 
@@ -140,6 +141,7 @@ def spread_minibatch(layout: Layout, whole: Any, index: int, count: int) -> Any:
     return plain[0]._replace(packed=packed), *plain[1:]
 
 
+@partial(jax.jit, static_argnums=1)
 def mismatched_rows(rows: Rows, minibatches: int = 1) -> Rows:
     """Every prompt with the response of the next prompt of its minibatch, the same g.
 
@@ -176,7 +178,7 @@ def with_streams(
     missing = {x for x in needs & REFERENCE if getattr(batch, x) is None}
     if "old_collision" in needs or ("old" in needs and batch.old is None):
         extras = ("collision",) if "old_collision" in needs else ()
-        streams = annotate(policy, old, rows, extras, microbatches)
+        streams = in_turn(annotate(policy, old, rows, extras, microbatches))
         batch = dataclasses.replace(
             batch, old=streams.policy, old_collision=streams.collision
         )
@@ -187,7 +189,8 @@ def with_streams(
     judge = policy if reference_policy is None else reference_policy
     if missing - {"mismatched"}:
         extras = [x for x in ("lse", "vocab") if f"reference_{x}" in needs]
-        streams = annotate(judge, reference, rows, tuple(extras), microbatches)
+        args = judge, reference, rows, tuple(extras), microbatches
+        streams = in_turn(annotate(*args))
         batch = dataclasses.replace(
             batch,
             reference=streams.policy,
@@ -196,7 +199,7 @@ def with_streams(
         )
     if "mismatched" in missing:
         others = mismatched_rows(rows, minibatches)
-        streams = annotate(judge, reference, others, (), microbatches)
+        streams = in_turn(annotate(judge, reference, others, (), microbatches))
         total = streams.policy.sum(-1)
         batch = dataclasses.replace(batch, mismatched_reference=total)
     return batch

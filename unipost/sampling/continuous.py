@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from unipost.policy import Array, Params, Policy
-from unipost.processes import gathered
+from unipost.processes import gathered, in_turn
 from unipost.sampling.batch import left_padded
 from unipost.sampling.distribution import Sampling
 from unipost.sampling.protocol import (
@@ -175,7 +175,8 @@ class _Call:
         longest = max(map(len, prompts))
         length = min(1 << (longest - 1).bit_length(), self.engine.prompt_length)
         padded = left_padded(prompts, length)
-        fresh = read_prompts(self.engine.policy, self.params, *padded, self.columns)
+        args = self.engine.policy, self.params, *padded, self.columns
+        fresh = in_turn(read_prompts(*args))
         self.ready.extend(
             (fresh, i, x) for i, group in enumerate(groups) for x in group
         )
