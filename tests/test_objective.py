@@ -1,6 +1,8 @@
 """One objective by hand: signals, needs, shapes, clamps, sweeps, clear errors."""
 
+import re
 from dataclasses import fields, replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from preset_examples import EXAMPLES, streams_and_batch
 
-from unipost import PRESETS, Batch, Objective, Streams, presets
+from unipost import PRESETS, Batch, Objective, Penalty, Streams, presets
 from unipost.classical import (
     JensenShannon,
     PearsonChi2,
@@ -257,3 +259,18 @@ def test_docstrings_carry_formula_and_source():
 def test_linear_of_a_custom_link_is_the_default():
     assert Objective().link == Linear()
     assert presets.sft() == Objective()
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("anchor", "objective.anchor: 'x' is none of none, reference, old, behavior"),
+        ("level", "objective.level: 'x' is none of token, sequence, sequence_mean"),
+        ("per", "objective.per: 'x' is none of one, length"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused(field, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Objective(**{field: "x"})
+    with pytest.raises(ValueError, match="penalty.level: 'x' is none of token"):
+        Penalty(0.1, level=cast(Any, "x"))

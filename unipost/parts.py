@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -66,14 +67,25 @@ def part(cls: C) -> C:
     Fields annotated `str`, `int`, `bool` or `Literal[...]` are static; all others
     (numbers, arrays, nested parts, None) are children. Rebuilding inside a JAX
     transformation skips `__post_init__`, so checks run once, where the part is made. A
-    number that varies is checked at its ends, by making the part with each of them.
+    number that varies is checked at its ends, by making the part with each of them. A
+    choice that `Literal` does not name is refused.
     """
     check = "__post_init__"
-    if check in vars(cls):
-        setattr(cls, check, _at_ends(vars(cls)[check]))
+    own = _at_ends(vars(cls)[check]) if check in vars(cls) else None
+
+    def __post_init__(self):
+        _check_choices(self, choices)
+        if own is not None:
+            own(self)
+        elif inherited is not None:
+            inherited(self)
+
+    inherited = getattr(cls, check, None) if own is None else None
+    setattr(cls, check, __post_init__)
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(cls)
     hints = get_type_hints(cls)
+    choices = {f.name: _choices(hints[f.name]) for f in fields}
     static = [f.name for f in fields if _is_static(hints[f.name])]
     children = [f.name for f in fields if f.name not in static]
 
@@ -95,6 +107,26 @@ def part(cls: C) -> C:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """All values that a field may have, () where it is no choice between names."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return get_args(hint)
+    if origin in (Union, UnionType):
+        each = [(None,) if h is type(None) else _choices(h) for h in get_args(hint)]
+        return sum(each, ()) if all(each) else ()
+    return ()
+
+
+def _check_choices(self: Any, choices: dict[str, tuple[Any, ...]]) -> None:
+    for name, known in choices.items():
+        value = getattr(self, name)
+        if known and value not in known:
+            where = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+            listed = ", ".join(map(str, known))
+            raise ValueError(f"{where}.{name}: {value!r} is none of {listed}")
 
 
 def _at_ends(check: Callable[[Any], None]) -> Callable[[Any], None]:
