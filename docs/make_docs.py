@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from family_figures import CURVES, family_figure, made, vocabulary_figure
+from make_papers import page as paper_page
 from make_readme import replaced
 
 from unipost import penalties, refusals, trl, verl
@@ -229,6 +230,7 @@ def pages() -> dict[str, str]:
         "estimators.md": estimator_page(),
         "refusals.md": refusal_page(),
         "aliases.md": alias_page(),
+        "papers.md": paper_page(),
         "mesh.md": replaced((DOCS / "mesh.md").read_text(), "rules", rule_table()),
     }
 

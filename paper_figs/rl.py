@@ -1,4 +1,4 @@
-"""Tables and figure of the studies of RL, from their tables of runs alone.
+"""Tables of the studies of RL, from their tables of runs alone.
 
 python paper_figs/rl.py                  # the committed tables: data/*.csv
 python paper_figs/rl.py RUNS [OUT_DIR]   # RUNS/{rl_methods,staleness,luffy_hard}
@@ -9,7 +9,7 @@ behind them is the range over the seeds, not an interval (report.md has those).
 
 import argparse
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -21,15 +21,6 @@ COLUMNS = {
     "tokens": ("tokens", "{:,.0f}"),
     "train/ess_behavior_sequence": ("ESS, sequences", "{:.2f}"),
     "order/greedy": ("ordering %", "{:.1f}"),
-}
-# Paul Tol's bright scheme, a marker each, so that colour is not needed to tell them
-LOOKS = {
-    "none": ("#444444", "o"),
-    "naive": ("#EE6677", "s"),
-    "tis_token": ("#4477AA", "^"),
-    "tis_sequence": ("#66CCEE", "v"),
-    "mask": ("#228833", "D"),
-    "decoupled": ("#AA3377", "P"),
 }
 Rows = list[dict[str, str]]
 
@@ -78,46 +69,8 @@ def _cell(row: Mapping[str, str], key: str) -> str:
     return COLUMNS[key][1].format(float(row[key])) if row.get(key) else ""
 
 
-def staleness_figure(rows: Rows):
-    """Accuracy and effective sample size against the steps that the sampler lags."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    panels = figure.subplots(1, 2)
-    keys = ("equations/sampled", "train/ess_behavior_sequence")
-    arms = by_arm(rows)
-    for axes, key in zip(panels, keys, strict=True):
-        for shift, (name, (color, marker)) in enumerate(LOOKS.items()):
-            found = sorted((int(a.rpartition("_")[2]), a) for a in _of(arms, name))
-            title = arms[found[0][1]][0]["title"].partition(", ")[2]
-            points = [spread(arms[arm], key) for _, arm in found]
-            # beside each other, as 0 is a place of its own on an axis of powers
-            places = [i + (shift - 2.5) * 0.05 for i in range(len(found))]
-            means = [mean for mean, _, _ in points]
-            below = [mean - low for mean, low, _ in points]
-            above = [high - mean for mean, _, high in points]
-            style = {"color": color, "marker": marker, "ms": 4.5, "lw": 1.2}
-            axes.errorbar(places, means, (below, above), label=title, **style)
-        axes.set_xticks(range(len(found)), [str(k) for k, _ in found])
-        axes.set_xlabel("steps that the sampler is behind")
-        axes.spines[["top", "right"]].set_visible(False)
-    base = next(row for row in rows if row["arm"] == "base")
-    panels[0].axhline(float(base[keys[0]]), color="#888888", ls=":", lw=1)
-    panels[0].text(0, float(base[keys[0]]) + 0.1, "base", color="#666666", fontsize=8)
-    panels[0].set_ylabel("accuracy of samples, %")
-    panels[1].set_ylabel("ESS, share of sequences")
-    panels[0].legend(
-        fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 0.1)
-    )
-    return figure
-
-
-def _of(arms: Iterable[str], name: str) -> list[str]:
-    return [arm for arm in arms if arm.rpartition("_")[0] == name]
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Write a table of every study as Markdown, and the figure as PNG and PDF."""
+    """Write a table of every study as Markdown."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     about = "folder with the studies' run directories; default: the committed tables"
     parser.add_argument("runs", nargs="?", type=Path, default=HERE / "data", help=about)
@@ -131,11 +84,8 @@ def main(arguments: list[str] | None = None) -> None:
             text = table(study, rows_of(chosen.runs, study))
             (chosen.out / f"{study}.md").write_text(text + "\n")
             print(f"{study}\n\n{text}\n")
-        figure = staleness_figure(rows_of(chosen.runs, "staleness"))
     except FileNotFoundError as error:
         parser.error(str(error))
-    for kind in ("png", "pdf"):
-        figure.savefig(chosen.out / f"staleness.{kind}", dpi=160)
     print(f"written: {chosen.out}")
 
 

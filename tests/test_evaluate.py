@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unipost.evaluate import (
+from unipost.analysis.statistics import (
     bootstrap_mean,
-    majority_vote,
     paired_difference,
-    pass_at_k,
     verdict,
     wilson,
 )
+from unipost.evaluate import majority_vote, pass_at_k
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
@@ -138,12 +137,14 @@ def test_paired_difference_removes_what_the_arms_share():
             "bootstrap_mean: 2 of 3 values not finite",
         ),
         (
-            lambda: bootstrap_mean(np.ones((2, 2, 2))),
-            "bootstrap_mean: needs [seeds, items] or [seeds], got (2, 2, 2)",
+            lambda: bootstrap_mean(np.ones((2, 2, 2, 2))),
+            "bootstrap_mean: needs [bases, seeds, items], [seeds, items] or [seeds], "
+            "got (2, 2, 2, 2)",
         ),
         (
             lambda: bootstrap_mean([]),
-            "bootstrap_mean: needs [seeds, items] or [seeds], got (0,)",
+            "bootstrap_mean: needs [bases, seeds, items], [seeds, items] or [seeds], "
+            "got (0,)",
         ),
     ],
 )

@@ -88,7 +88,7 @@ def test_files_are_whole_pictures_and_pyplot_is_left_alone(tmp_path, summary):
     assert sorted(files) == sorted((tmp_path / "new").iterdir())
     for file in files[::2]:
         pixels = image.imread(file)[..., :3]
-        assert pixels.shape[1] == pytest.approx(7.2 * 150, abs=2)
+        assert pixels.shape[1] == pytest.approx(6.75 * 150, abs=2)
         ink = (pixels.min(-1) < 0.9).mean()
         assert 0.005 < ink < 0.3 and pixels.std() > 0.05
     assert all(file.read_bytes()[:4] == b"%PDF" for file in files[1::2])

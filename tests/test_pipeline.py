@@ -10,9 +10,9 @@ import yaml
 from tiny_pipeline import contents, tree
 from tiny_runs import write_sums
 
+from unipost.analysis.statistics import bootstrap_mean, paired_difference
 from unipost.cli import main
 from unipost.display import Display
-from unipost.evaluate import bootstrap_mean, paired_difference
 from unipost.pipeline import kinds, load_pipeline, run_pipeline
 from unipost.pipeline.preflight import check_stages
 from unipost.runs import RunError

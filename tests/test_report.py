@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unipost.evaluate import bootstrap_mean, paired_difference
+from unipost.analysis.statistics import bootstrap_mean, paired_difference
 from unipost.report import findings, load_results, summarise, write_report
 from unipost.tables import csv_table, details, show, table
 

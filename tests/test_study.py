@@ -91,7 +91,8 @@ def test_everything_is_written(ran):
         assert [run["seed"] for run in runs] == [0, 1]
         for run in runs:
             assert len(run["tasks"]["equations"]["greedy"]) == 16
-            assert set(run["tasks"]["order"]) == {"greedy"}
+            lengths = {"length", "length_wrong"}
+            assert set(run["tasks"]["order"]) == {"greedy"} | lengths
             assert run["kl_reverse"] > 0 and sum(run["coefficient"]["count"]) > 0
             files = {f.name for f in (out / name / str(run["seed"])).iterdir()}
             assert {"config.yaml", "metrics.jsonl", "final", "result.json"} <= files
@@ -130,7 +131,8 @@ def test_a_lost_arm_alone_is_run_again_with_the_same_result(ran, monkeypatch):
     assert titles == ["[4/4] pearson seed 1"]
     after = json.loads(lost.read_text())
     for result in (before, after):
-        result.pop("train_seconds")
+        for key in ("train_seconds", "seconds"):
+            result.pop(key)
     assert after == before
 
 

@@ -15,8 +15,8 @@ import pytest
 from tiny_runs import lines
 from tiny_sweep import RATE, Quick, write_sweep
 
+from unipost.analysis.statistics import bootstrap_mean, paired_difference
 from unipost.cli import main
-from unipost.evaluate import bootstrap_mean, paired_difference
 from unipost.locks import held
 from unipost.preemption import EXIT, Stopped
 from unipost.runs import RunError

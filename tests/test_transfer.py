@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unipost.analysis import domain_index, pooled_spread, transfer_index
-from unipost.analysis.transfer import relative_transfer, transfer_interval
+from unipost.analysis import (
+    domain_index,
+    pooled_spread,
+    symlog,
+    ti_di,
+    ti_di_pooled,
+    ti_relgain,
+    transfer_interval,
+)
 
 TABLES = json.loads(
     (Path(__file__).parent.parent / "paper_figs/data/transfer_tables.json").read_text()
@@ -41,7 +48,7 @@ IMPLIED = {
 @pytest.mark.parametrize("model", sorted(PUBLISHED.keys() - CONTRADICTED))
 def test_published_numbers(model):
     """Thirteen rows of the paper come out to 0.6 points, twelve of them to 0.25."""
-    found = transfer_index(*pair_of(model), GROUPS, spread=IMPLIED)
+    found = ti_di_pooled(*pair_of(model), GROUPS, IMPLIED)
     room = 0.6 if model == "1.5B-SimpleRL" else 0.25
     assert found.ratio["other"] == pytest.approx(PUBLISHED[model]["ti_other"], abs=room)
     assert found.ratio["non"] == pytest.approx(PUBLISHED[model]["ti_non"], abs=room)
@@ -50,7 +57,7 @@ def test_published_numbers(model):
 @pytest.mark.parametrize("model", sorted(CONTRADICTED))
 def test_five_rows_are_contradicted_by_their_own_scores(model):
     """What the paper prints for them is off by more than any rounding."""
-    found = transfer_index(*pair_of(model), GROUPS, spread=IMPLIED)
+    found = ti_di_pooled(*pair_of(model), GROUPS, IMPLIED)
     wrong = [
         abs(found.ratio["other"] - PUBLISHED[model]["ti_other"]),
         abs(found.ratio["non"] - PUBLISHED[model]["ti_non"]),
@@ -69,7 +76,7 @@ def test_spread_of_all_models_is_near_what_is_implied():
 def test_a_spread_of_each_model_does_not_give_the_published_numbers():
     """UniReason with RL: 71.0 and 84.1 by the letter, 82.3 and 52.2 in print."""
     name = next(m for m in PUBLISHED if PUBLISHED[m]["ti_other"] == 82.3)
-    found = transfer_index(*pair_of(name), GROUPS)
+    found = ti_di(*pair_of(name), GROUPS)
     assert found.ratio["other"] == pytest.approx(71.0, abs=0.1)
     assert found.ratio["non"] == pytest.approx(84.1, abs=0.1)
 
@@ -87,9 +94,9 @@ def test_a_ratio_to_a_loss_is_none():
     groups = {"math": ["a", "b"], "other": ["c", "d"]}
     base = dict.fromkeys("abcd", 50.0)
     worse = {"a": 40.0, "b": 30.0, "c": 40.0, "d": 30.0}
-    found = transfer_index(base, worse, groups)
+    found = ti_di(base, worse, groups)
     assert math.isnan(found.ratio["other"])
-    assert found.reason == "the index of math is not positive"
+    assert found.reason == "math_gain_not_positive"
     assert found.index["math"] == found.index["other"] < 0
     assert found.gain == {"math": -15.0, "other": -15.0}
 
@@ -99,8 +106,8 @@ def test_relative_gain_needs_base_scores():
     groups = {"math": ["a", "b"], "other": ["c", "d"]}
     base = {"a": 50.0, "b": 50.0, "c": 10.0, "d": 20.0}
     tuned = {"a": 60.0, "b": 70.0, "c": 11.0, "d": 30.0}
-    assert relative_transfer(base, tuned, groups).ratio["other"] == pytest.approx(100)
-    found = relative_transfer(base | {"c": 0.0}, tuned, groups)
+    assert ti_relgain(base, tuned, groups).ratio["other"] == pytest.approx(100)
+    found = ti_relgain(base | {"c": 0.0}, tuned, groups)
     assert math.isnan(found.ratio["other"])
     assert found.reason == "a base score of other is 0"
 
@@ -113,11 +120,31 @@ def test_intervals_cover_and_ratios_of_doubt_are_none():
     after = {"a": rng.random(400) < 0.6, "b": rng.random(400) < 0.5}
     found = transfer_interval(before, after, groups, spread)
     gains = [100.0 * (after[b].mean() - before[b].mean()) for b in "ab"]
-    assert found["math"].mean == pytest.approx(math.sqrt(gains[0] / 10))
-    assert found["ti/other"].mean == pytest.approx(100 * math.sqrt(gains[1] / gains[0]))
-    assert found["ti/other"].low < found["ti/other"].mean < found["ti/other"].high
+    assert found.index["math"].mean == pytest.approx(math.sqrt(gains[0] / 10))
+    ratio = found.ratio["other"]
+    assert ratio.mean == pytest.approx(100 * math.sqrt(gains[1] / gains[0]))
+    assert ratio.low < ratio.mean < ratio.high
+    assert found.reason == ""
     same = {"a": before["a"], "b": after["b"]}
-    assert math.isnan(transfer_interval(before, same, groups, spread)["ti/other"].mean)
+    found = transfer_interval(before, same, groups, spread)
+    assert math.isnan(found.ratio["other"].mean)
+    assert found.reason == "math_gain_not_positive"
+    assert found.index["other"].low > 0
+
+
+def test_solved_benchmarks_show_forgetting_with_uniform_weights():
+    """A base of 100 has no headroom: its loss of 50 counts only with weights 1/B."""
+    assert domain_index([100.0, 50.0], [50.0, 50.0], 1.0) == 0.0
+    found = domain_index([100.0, 50.0], [50.0, 50.0], 2.0, weight="uniform")
+    assert found == pytest.approx(-0.5 * 5.0)
+
+
+def test_symlog_is_odd_and_linear_near_zero():
+    """Nine widths are one decade; near 0 the slope is 1/(width ln 10)."""
+    assert symlog([90.0, -90.0, 0.0]) == pytest.approx([1.0, -1.0, 0.0])
+    assert symlog(1e-6) == pytest.approx(1e-7 / math.log(10), rel=1e-6)
+    with pytest.raises(ValueError, match="width is 0"):
+        symlog(1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +152,14 @@ def test_intervals_cover_and_ratios_of_doubt_are_none():
     [
         ({"source": "maths"}, "'maths' is no group; write one of math, other, non"),
         ({"tuned": {}}, "AIME24 has no score of the tuned model"),
-        ({"spread": dict.fromkeys(GROUPS, 0.0)}, "gains that are all alike"),
+        ({"tuned": "base"}, "gains that are all alike"),
     ],
 )
 def test_refused(change, message):
     """Groups and scores that do not fit are named."""
     base, tuned = pair_of("DS-R1-7B")
     call = {"base": base, "tuned": tuned, "groups": GROUPS} | change
+    if call["tuned"] == "base":
+        call["tuned"] = base
     with pytest.raises(ValueError, match=message):
-        transfer_index(**call)
+        ti_di(**call)

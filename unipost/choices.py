@@ -37,6 +37,9 @@ from unipost.sampling import SAMPLERS, Sampler
 from unipost.scalar.objective import ScalarObjective
 from unipost.signals import Advantage, Signal
 from unipost.sources import Source
+from unipost.studies.claims import Test
+from unipost.studies.diagnostics import DIAGNOSTICS, Diagnostic
+from unipost.studies.tests import TESTS
 from unipost.test_time.settings import SCORES, Graded, Likelihood
 from unipost.vocabulary import Vocabulary
 from unipost.weights import WEIGHTS, Weight
@@ -86,5 +89,7 @@ REGISTRIES: dict[Any, Mapping[str, Callable[..., Any]]] = {
     Reward: REWARDS,
     Graded: SCORES,
     Likelihood: SCORES,
+    Test: TESTS,
+    Diagnostic: DIAGNOSTICS,
 }
 """The names that every type of part has in a config."""

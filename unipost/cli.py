@@ -10,9 +10,13 @@ from pathlib import Path
 from unipost.endings import leave, told
 from unipost.launch import add_options, begin
 from unipost.model_verbs import CACHE, MODEL_VERBS, OVERRIDE, out_folder
+from unipost.paper_figures import FIGURES, draw_figures
+from unipost.paper_figures import add_arguments as figure_arguments
 from unipost.plan.verb import PLAN, plan_arguments, run_plan
 from unipost.preemption import EXIT, Stopped, listening
 from unipost.processes import check_single, is_first
+from unipost.studies.command import VERDICTS, verdicts
+from unipost.studies.command import add_arguments as verdict_arguments
 from unipost.sweep.command import SWEEP, sweep
 from unipost.sweep.command import add_arguments as add_sweep
 
@@ -85,6 +89,9 @@ SUMMARIES = {
     "merge": "merge an adapter into its base",
     "export": "write the model of a checkpoint",
     "best-of": "accuracy against the number of samples",
+    "analyze": "compare a tuned model with its base",
+    "verdicts": "decide the claims of stored results again",
+    "figures": "draw the figures of the gallery from stored results",
 }
 
 
@@ -187,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", nargs="?", help="one kind only")
     add_sweep(verb("sweep", SWEEP, sweep))
     plan_arguments(verb("plan", PLAN, run_plan))
+    verdict_arguments(verb("verdicts", VERDICTS, verdicts))
+    figure_arguments(verb("figures", FIGURES, draw_figures))
     for name, (text, command, add) in MODEL_VERBS.items():
         add(verb(name, text, command))
     return parser

@@ -110,21 +110,27 @@ class Evaluation:
 
 
 class Graded(NamedTuple):
-    """Per-item outcomes of one task; `sampled` is the share of correct samples."""
+    """Per-item outcomes of one task; `sampled` is the share of correct samples.
+
+    length, length_wrong  mean tokens of greedy responses; of those not correct, None
+                          where all are
+    """
 
     greedy: np.ndarray
     sampled: np.ndarray | None
     pass_at: dict[int, np.ndarray]
     length: float
     style: float | None
+    length_wrong: float | None = None
 
     def numbers(self) -> dict[str, float]:
         """Means over the items."""
         out = {"greedy": float(self.greedy.mean()), "length": self.length}
         if self.sampled is not None:
             out["sampled"] = float(self.sampled.mean())
-        if self.style is not None:
-            out["style"] = self.style
+        for name in ("style", "length_wrong"):
+            if (value := getattr(self, name)) is not None:
+                out[name] = value
         return out | {f"pass@{k}": float(v.mean()) for k, v in self.pass_at.items()}
 
 
@@ -236,7 +242,10 @@ class Decoder(NamedTuple):
             correct = right.reshape(len(answers), task.samples).sum(1)
             sampled = correct / task.samples
             passes = {k: pass_at_k(task.samples, correct, k) for k in task.pass_at}
-        return Graded(greedy, sampled, passes, float(mask.sum(1).mean()), style)
+        lengths = mask.sum(1)
+        wrong = lengths[greedy < 1.0]
+        longer = float(wrong.mean()) if wrong.size else None
+        return Graded(greedy, sampled, passes, float(lengths.mean()), style, longer)
 
 
 class Anchor(NamedTuple):
@@ -265,6 +274,13 @@ def anchor(decoder: Decoder, reference: Params, opened: OpenTask, items: int) ->
         _rows(*prompt, *given),
         np.nan_to_num(scores.values) < 1.0,
     )
+
+
+def task_rows(decoder: Decoder, params: Params, opened: OpenTask) -> Rows:
+    """One response of `params` to every item of a task, at temperature 1."""
+    tokens, mask = decoder.responses(params, opened, 1.0, 1)
+    prompt = opened.tokens.prompt[:, None], opened.tokens.prompt_mask[:, None]
+    return _rows(*prompt, tokens[:, None], mask[:, None])
 
 
 def _rows(prompt, prompt_mask, response, response_mask) -> Rows:

@@ -4,19 +4,29 @@
     forgetting    what the other skills lost against the KL to the base
     coefficient   weight on grad log pi against the probability of the token
 
-An arm has one colour and marker in all of them; the one that must fail is grey.
+An arm has one look in all of them, its method's where it is known; the one that must
+fail is grey.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unipost.figure_style import (
+    BAND,
+    FAINT,
+    PAGE,
+    RC,
+    Look,
+    looks_for,
+    new_figure,
+    save,
+)
 from unipost.tables import NUMBERS, numbers_of, provenance, show
 
 if TYPE_CHECKING:
@@ -25,38 +35,17 @@ if TYPE_CHECKING:
 
     from unipost.report import Arm, Results, Summary
 
-# Paul Tol's muted scheme: nine hues that the colour-blind can tell apart.
-_COLORS = (
-    "#332288 #CC6677 #117733 #88CCEE #882255 #DDCC77 #44AA99 #AA4499 #999933"
-).split()
-_MARKERS, _LINES = "os^D", ("-", "--", "-.", ":")
-_CONTROL, _FAINT = "#888888", "#666666"
 _INTERVAL = "95% intervals over seeds and items, for this one base"
 _FEWEST = 10  # tokens below which a bin's mean coefficient is not drawn
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _FAINT,
-    "pdf.fonttype": 42,
-}
 
 
-def _looks(summary: Summary) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and line of each arm, by its place in the study's file.
+def _looks(summary: Summary) -> dict[str, Look]:
+    """Each arm's look: its method's, or by its place in the study's file.
 
     So no result changes them.
     """
     arms = summary.results["arms"]
-    learning = [name for name in arms if arms[name]["expected"] == "learn"]
-    looks = {name: (_CONTROL, "X", ":") for name in arms}
-    for i, name in enumerate(learning):
-        turn = i // len(_COLORS) % len(_MARKERS)
-        looks[name] = _COLORS[i % len(_COLORS)], _MARKERS[turn], _LINES[turn]
-    return looks
+    return looks_for(arms, [name for name in arms if arms[name]["expected"] == "fail"])
 
 
 def make_figures(
@@ -73,32 +62,20 @@ def make_figures(
     from unipost.report import Summary, summarise
 
     summary = study if isinstance(study, Summary) else summarise(study)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    with rc_context(_STYLE):
+    folder, files = Path(folder), []
+    with rc_context(RC):
         for name, draw in FIGURES.items():
             figure = draw(summary)
-            if figure is None:
-                continue
-            for kind in formats:
-                file = folder / f"{name}.{kind}"
-                partial = file.with_name(f".{file.name}.partial")
-                figure.savefig(partial, format=kind, dpi=150)
-                os.replace(partial, file)
-                files.append(file)
+            if figure is not None:
+                files += save(figure, folder / name, formats)
     return files
 
 
 def _figure(summary: Summary, title: str, note: str, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
+    figure = new_figure(PAGE, height)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9, weight="bold")
     figure.supxlabel(
-        f"{note}\n{provenance(summary)}", x=0.01, ha="left", fontsize=8, color=_FAINT
+        f"{note}\n{provenance(summary)}", x=0.01, ha="left", fontsize=7, color=FAINT
     )
     return figure
 
@@ -111,8 +88,8 @@ def accuracy_figure(summary: Summary) -> Figure:
     note = f"Bars: {_INTERVAL}. Filled: improves over the base by the rule."
     figure = _figure(summary, title, note, 1.7 + 0.3 * len(arms))
     axes = figure.add_subplot()
-    axes.axvspan(summary.base.low, summary.base.high, color="#eeeeee", lw=0)
-    axes.axvline(summary.base.mean, color=_FAINT, lw=1)
+    axes.axvspan(summary.base.low, summary.base.high, color=BAND, lw=0)
+    axes.axvline(summary.base.mean, color=FAINT, lw=1)
     place, above = (summary.base.mean, 1.0), ("data", "axes fraction")
     axes.annotate("base", place, (0, 2), above, "offset points", ha="center")
     for y, arm in enumerate(arms):
@@ -144,10 +121,10 @@ def forgetting_figure(summary: Summary) -> Figure | None:
     note = f"Faint: seeds. Vertical bars: {_INTERVAL}; horizontal: range over seeds."
     figure = _figure(summary, title, note, 1.4 + 2.8 * len(panels))
     grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    figure.supylabel("retention: change in greedy accuracy, points", fontsize=9)
+    figure.supylabel("retention: change in greedy accuracy, points", fontsize=7.5)
     looks = _looks(summary)
     for axes, (key, arms) in zip(grid, panels, strict=True):
-        axes.axhline(0, color=_FAINT, lw=1)
+        axes.axhline(0, color=FAINT, lw=1)
         for arm in arms:
             _forgetting_point(axes, arm, key, looks[arm.name])
         axes.margins(x=0.15, y=0.1)
@@ -178,9 +155,7 @@ def _ends(arm: Arm, key: str) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def _forgetting_point(
-    axes: Axes, arm: Arm, key: str, look: tuple[str, str, str]
-) -> None:
+def _forgetting_point(axes: Axes, arm: Arm, key: str, look: Look) -> None:
     """Seeds, faint, and their mean: KL with its range, retention with its interval."""
     x, ends = _mean(arm, key), _ends(arm, key)
     y, low, high = arm.retention or (math.nan,) * 3
@@ -209,7 +184,7 @@ def _label_points(figure: Figure, axes: Axes, arms, key: str, looks) -> None:
         line = {"arrowstyle": "-", "color": looks[arm.name][0], "lw": 0.8}
         point = _mean(arm, key), arm.retention.mean
         note = axes.annotate(arm.title, point, (0, 0), "data", "offset points", line)
-        note.set(in_layout=False, va="center", fontsize=8)
+        note.set(in_layout=False, va="center", fontsize=7)
         box = note.get_window_extent()
         tried = []
         for dx, dy in _offsets(box.width / pixel):
@@ -248,7 +223,7 @@ def coefficient_figure(summary: Summary) -> Figure | None:
     note = f"Mean over the tokens of all seeds; bins of at least {_FEWEST} tokens."
     figure = _figure(summary, title, note, 4.0)
     axes = figure.add_subplot()
-    axes.axhline(0, color=_FAINT, lw=1)
+    axes.axhline(0, color=FAINT, lw=1)
     for name, (p, value) in sorted(curves.items(), key=lambda item: -item[1][1][-1]):
         color, marker, line = looks[name]
         title = arms[name]["title"]
@@ -264,7 +239,7 @@ def coefficient_figure(summary: Summary) -> Figure | None:
     axes.set_xlabel("probability of the token under the policy")
     least = min(value.min() for _, value in curves.values())
     axes.set_ylabel(f"mean {'size of the ' * bool(least >= 0)}gradient coefficient")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7)
     return figure
 
 

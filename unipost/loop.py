@@ -24,7 +24,14 @@ from unipost.diagnostics import combine
 from unipost.display import Display
 from unipost.experiment import Experiment
 from unipost.loading import Model
-from unipost.measures import best_number, measured, open_measures, past_numbers
+from unipost.measures import (
+    Measure,
+    When,
+    best_number,
+    measured,
+    open_measures,
+    past_numbers,
+)
 from unipost.objectives import Trainable
 from unipost.placement import beside
 from unipost.preemption import asked, stop
@@ -57,14 +64,17 @@ class Carried(NamedTuple):
 class Records(NamedTuple):
     """What a run measures, the file for it, and the store of its checkpoints."""
 
-    measures: list[tuple[Any, Any]]
+    measures: list[tuple[Measure, When]]
     file: JsonLines
     store: Store | None
 
 
 @dataclass(frozen=True)
 class Loop:
-    """The parts of a run while it goes on."""
+    """The parts of a run while it goes on.
+
+    also  what is measured beside the experiment's evaluation and held-out rows
+    """
 
     experiment: Experiment
     folder: Path
@@ -74,13 +84,14 @@ class Loop:
     first: Any
     critic: OpenCritic | None = None
     trace: Trace | None = None
+    also: tuple[tuple[Measure, When], ...] = ()
 
     def run(self, store: Store | None, title: str):
         """All steps that are left: (parameters after the last, time of the first)."""
         steps = self.experiment.steps
         done, carried, ahead, late = self.start(store)
         files = self.files(None if store is None else done, late)
-        records = Records(open_measures(self.experiment, self.model), files[2], store)
+        records = self.records(files[2], store)
         clock, phases = CompileClock(), Phases()
         with clock, phases, Display(title, steps, done) as display, ahead:
             numbers, warning = StepLines(files[0], files[1], clock, phases), None
@@ -106,6 +117,11 @@ class Loop:
         if self.critic is not None:
             self.critic.save(self.folder / "critic", carried.critic)
         return self.whole(carried.state), numbers.first
+
+    def records(self, file: JsonLines, store: Store | None) -> Records:
+        """What is measured as it goes on, written to `file`."""
+        measures = [*open_measures(self.experiment, self.model), *self.also]
+        return Records(measures, file, store)
 
     def files(self, done: int | None, late: bool) -> list[JsonLines]:
         """metrics, timing and evaluation, with their lines up to step `done`.
@@ -218,7 +234,7 @@ class Loop:
         """Measure what is due after step `now` and write the line."""
         with phase("evaluate"):
             params = self.whole(carried.state)
-            found = measured(self._due(now, records), params)
+            found = measured(self._due(now, records), params, now)
         records.file.write({"step": now} | found)
         store = records.store
         number = store and best_number(store.settings.best, found)

@@ -5,39 +5,44 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from unipost.evaluation import Evaluation, Evaluator
+from unipost.evaluation import Evaluator
 from unipost.experiment import Experiment
-from unipost.held_out import HeldOut
 from unipost.loading import Model, setting_of
 from unipost.retention import Best
 from unipost.runs import RunError
 
-Measure = Callable[[Any], dict[str, float]]
-"""Numbers of the parameters of a policy."""
+Measure = Callable[[Any, int], dict[str, float]]
+"""Numbers of the parameters of a policy after so many steps."""
 
 
-def open_measures(
-    experiment: Experiment, model: Model
-) -> list[tuple[Measure, Evaluation | HeldOut]]:
+class When(Protocol):
+    """When something is measured."""
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether it is after 1-based `step` of `last`."""
+        ...
+
+
+def open_measures(experiment: Experiment, model: Model) -> list[tuple[Measure, When]]:
     """The measures of a run, each with the settings that say when it is due."""
     objective, seed = experiment.objective, experiment.seed
-    found: list[tuple[Measure, Evaluation | HeldOut]] = []
+    found: list[tuple[Measure, When]] = []
     tasks, held = experiment.evaluation, experiment.held_out
     if tasks is not None:
         parts = model.policy, model.tokenizer, model.params, seed
         evaluator = Evaluator(tasks, *parts)
-        found.append((lambda p: evaluator(p, objective).numbers(), tasks))
+        found.append((lambda p, _: evaluator(p, objective).numbers(), tasks))
     if held is not None:
         measure = held.open(objective, model.policy, setting_of(model, seed))
-        found.append((measure, held))
+        found.append((lambda p, _: measure(p), held))
     return found
 
 
-def measured(measures: Iterable[Measure], params: Any) -> dict[str, float]:
-    """The numbers of all `measures` at `params`."""
-    return {k: v for measure in measures for k, v in measure(params).items()}
+def measured(measures: Iterable[Measure], params: Any, step: int) -> dict[str, float]:
+    """The numbers of all `measures` at `params`, those after `step`."""
+    return {k: v for measure in measures for k, v in measure(params, step).items()}
 
 
 def best_number(best: Best | None, found: Mapping[str, float]) -> float | None:

@@ -1,4 +1,4 @@
-"""The verbs of the command line about one model: eval, merge, best-of."""
+"""The verbs of the command line about models: eval, merge, export, best-of, analyze."""
 
 from __future__ import annotations
 
@@ -43,6 +43,20 @@ pass@N. Writes samples.jsonl, curve.csv, curve.png.
 FILE holds path, prompt_length, sampling, reward (what is right), samples, scores.
 """
 
+ANALYZE = """\
+Compare a tuned model with its base on the prompts of a file: accuracy, pass@k and
+majority votes, KL and rank shift of tokens, shift of hidden states, distance of
+the weights, diversity, calibration and implicit rewards. Prints a table and writes
+analysis.json (curves and lists for figures) and analysis.html (coloured tokens).
+
+  unipost analyze --base experiments/base --tuned runs/sft --data test.jsonl
+  unipost analyze --base A --tuned B --data D limit=100 samples=16 response_length=512
+  unipost analyze --base A --tuned B --data D divergence=jensen_shannon beta=0.1
+
+A and B are model folders or run directories with the same tokens; rows of D are
+questions, demonstrations or bare prompts. docs/analysis.md has every formula.
+"""
+
 OVERRIDE = "a setting by its dotted path, e.g. objective.beta=0.2"
 CACHE = (
     "keeps compiled programs for the next run (default: JAX_COMPILATION_CACHE_DIR, or "
@@ -54,14 +68,14 @@ def out_folder(options: argparse.Namespace, config: str) -> Path:
     """The folder asked for, or runs/NAME; NAME-2, ... if that holds other settings."""
     if options.out is not None:
         return options.out
-    return on_first(lambda: _free_folder(options, config))
+    return on_first(lambda: _free_folder(options.file.stem, config))
 
 
-def _free_folder(options: argparse.Namespace, config: str) -> Path:
+def _free_folder(name: str, config: str) -> Path:
     from unipost.runs import holds_other
 
     number = 1
-    folder = first = Path("runs") / options.file.stem
+    folder = first = Path("runs") / name
     while holds_other(folder, config):
         number += 1
         folder = first.with_name(f"{first.name}-{number}")
@@ -97,6 +111,20 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
 def _best_of_arguments(parser: argparse.ArgumentParser) -> None:
     _file_arguments(parser, "what is sampled and how it is scored")
     parser.add_argument("--out", type=Path, help="folder (default: runs/NAME)")
+
+
+def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
+    for name, text in (
+        ("base", "model folder or run directory"),
+        ("tuned", "the same, of the model that was trained from it"),
+        ("data", "file of prompts, .jsonl, .json or .parquet"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=Path, required=True, metavar="PATH", help=text
+        )
+    parser.add_argument("--out", type=Path, help="folder (default: runs/analysis)")
+    parser.add_argument("--cache", metavar="FOLDER|off", help=CACHE)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -186,6 +214,19 @@ def sample_best_of(options: argparse.Namespace) -> None:
     print(f"{folder}: samples.jsonl, curve.csv and curve.png")
 
 
+def compare_models(options: argparse.Namespace) -> None:
+    """unipost analyze --base A --tuned B --data D [KEY=VALUE ...]."""
+    from unipost.analysis.command import FILES, analyze, config_of, report, settings
+    from unipost.compilation import enable_cache
+
+    asked = settings(options.overrides)
+    enable_cache(options.cache)
+    folder = options.out or _free_folder("analysis", config_of(options, asked))
+    found = analyze(options, asked, folder)
+    print(report(found, options))
+    print(f"\n{folder}: {' and '.join(FILES)}")
+
+
 Verb = tuple[
     str,
     Callable[[argparse.Namespace], None],
@@ -196,5 +237,6 @@ MODEL_VERBS: dict[str, Verb] = {
     "merge": (MERGE, merge, _merge_arguments),
     "export": (EXPORT, export, add_export),
     "best-of": (BEST_OF, sample_best_of, _best_of_arguments),
+    "analyze": (ANALYZE, compare_models, _analyze_arguments),
 }
 """What each is described as, does and takes."""

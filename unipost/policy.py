@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 Params = Any
+Pool = Callable[[Array], Array]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=["axis"])
@@ -119,6 +120,10 @@ class Policy:
         Rows may have been put in by `insert_cache`.
     reads(params) -> what `head` needs of the parameters, and takes in their place: on a
         mesh it is gathered, once for all that is read. None: all of them.
+    states(params, tokens [N S], mask [N S], pool) -> [layers + 1 ...]: pool(x) of the
+        stream x [N S D] at every layer, as transformers numbers them: the embeddings,
+        the stream after each block, the last one after the final norm. None: the model
+        has no layers to look at.
     """
 
     hidden: Callable[[Params, Array, Array], Array]
@@ -126,6 +131,7 @@ class Policy:
     prefill: Callable[[Params, Array, Array, int], tuple[Array, Cache]]
     decode: Callable[[Params, Cache, Array], tuple[Array, Cache]]
     reads: Callable[[Params], Params] | None = None
+    states: Callable[[Params, Array, Array, Pool], Array] | None = None
 
     def reader(self, params: Params) -> Callable[[Array], Array]:
         """`head` as a function of hidden states; a pytree where `reads` is known."""

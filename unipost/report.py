@@ -1,21 +1,32 @@
 """What a study found: verdicts and text, computed from its results.json alone.
 
 results.json holds shares; summaries are in percent, differences in points. Intervals
-are 95%, bootstrapped over seeds and then items (`unipost.evaluate`), and conditional
-on the one base that every arm starts from.
+are 95%, bootstrapped over seeds and then items (`unipost.analysis.statistics`), and
+conditional on the one base that every arm starts from.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from unipost.evaluate import Interval, Verdict, bootstrap_mean, verdict
+from unipost.analysis.statistics import (
+    Interval,
+    Verdict,
+    bootstrap_mean,
+    relation,
+    spearman,
+    verdict,
+)
 from unipost.figures import make_figures
 from unipost.runs import write_atomic
+from unipost.studies.claim_table import claims_text
+from unipost.studies.frame import kept_groups
+from unipost.studies.stored import Results as Results
+from unipost.studies.stored import check_results, measured
+from unipost.studies.stored import load_results as load_results
 from unipost.tables import (
     NUMBERS,
     csv_table,
@@ -26,22 +37,6 @@ from unipost.tables import (
     table,
 )
 
-Results = Mapping[str, Any]
-
-# What results.json must hold: "*" stands for every key, [kind] for a list of it.
-_NUMBER = (int, float)
-_SCORES = {"tasks": {"*": {"greedy": [_NUMBER]}}}
-_SHAPE = {
-    "study": str,
-    "claim": str,
-    "seeds": [int],
-    "rule": {"task": str, "metric": str, "above": _NUMBER},
-    "tasks": {"*": {"items": int, "role": str, "title": str}},
-    "base": _SCORES,
-    "arms": {"*": {"title": str, "expected": str, "runs": [{"seed": int, **_SCORES}]}},
-}
-_REPEAT = "repeat the run that writes it"
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -50,7 +45,8 @@ class Arm:
     target, gain   accuracy by the rule's metric; minus the base's, paired by item
     verdict        on the rule "the gain is above rule.above"
     changes        greedy accuracy minus the base's, for each retention task
-    retention      the mean of `changes` over tasks; None without retention tasks
+    retention      the mean of `changes` over tasks, or over the study's groups and
+                   then their tasks; None without retention tasks
     rows           a flat row for each seed: `task/metric` in percent, retention in
                    points, and what else the run reports (kl_reverse, entropy, ...)
     """
@@ -95,99 +91,6 @@ class Summary:
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
     relations: Mapping[str, Interval | None]
-
-
-def load_results(path: str | Path) -> Results:
-    """The results.json of a study: the file, or the run directory that holds it.
-
-    Raises FileNotFoundError or ValueError, one line naming the file and the key.
-    """
-    file = Path(path)
-    file = file / "results.json" if file.is_dir() else file
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{file}: no such file; name the directory of a finished `unipost run`"
-        )
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        check_results(results)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not whole JSON ({error}); {_REPEAT}") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    return results
-
-
-def check_results(results: Any) -> None:
-    """Raise ValueError `key: problem` unless all arms have all seeds, tasks, items."""
-    _check_shape(results, _SHAPE, "")
-    _among(results["rule"]["task"], results["tasks"], "rule.task")
-    _check_scores(results, results["base"], "base")
-    for name, arm in results["arms"].items():
-        where = f"arms.{name}"
-        _among(arm["expected"], ("learn", "fail"), f"{where}.expected")
-        found, wanted = [run["seed"] for run in arm["runs"]], list(results["seeds"])
-        if found != wanted:
-            _fail(f"{where}.runs", f"seeds {found}, the study's are {wanted}")
-        for i, run in enumerate(arm["runs"]):
-            _check_scores(results, run, f"{where}.runs[{i}]")
-    for i, entry in enumerate(results.get("comparisons") or []):
-        if not isinstance(entry, Sequence) or len(entry) != 3:
-            _fail(f"comparisons[{i}]", 'write ["arm", "other arm", "label"]')
-        for name in entry[:2]:
-            _among(name, results["arms"], f"comparisons[{i}]")
-
-
-def _fail(key: str, problem: str) -> NoReturn:
-    raise ValueError(f"{key.lstrip('.') or 'top level'}: {problem}")
-
-
-def _among(name: Any, options: Iterable[str], where: str) -> None:
-    if name not in options:
-        _fail(where, f"{name!r} is not one of {', '.join(options)}")
-
-
-def _check_shape(node: Any, shape: Any, where: str) -> None:
-    kind = type(shape) if isinstance(shape, dict | list) else shape
-    if not isinstance(node, kind):
-        wanted = {str: "text", dict: "a mapping", list: "a list"}.get(kind, "a number")
-        _fail(where, f"{json.dumps(node, default=str)[:20]} is not {wanted}; {_REPEAT}")
-    if kind in (dict, list) and not node:
-        _fail(where, "empty; there is nothing to report")
-    if isinstance(shape, dict):
-        for key, inner in shape.items():
-            for name in node if key == "*" else (key,):
-                if name not in node:
-                    _fail(f"{where}.{name}", f"missing; {_REPEAT}")
-                _check_shape(node[name], inner, f"{where}.{name}")
-    elif isinstance(shape, list):
-        for i, inner in enumerate(node):
-            _check_shape(inner, shape[0], f"{where}[{i}]")
-
-
-def _check_scores(results: Results, node: Any, where: str) -> None:
-    """Every task's scores are shares, one for each item, with the rule's metric."""
-    rule = results["rule"]
-    for task, about in results["tasks"].items():
-        key = f"{where}.tasks.{task}"
-        if task not in node["tasks"]:
-            _fail(key, f"missing; {_REPEAT}")
-        metrics = _measured(node["tasks"][task])
-        if task == rule["task"]:
-            _among(rule["metric"], metrics, f"{key}: rule.metric")
-        for metric, values in metrics.items():
-            scores = np.asarray(values, float)
-            if scores.shape != (about["items"],):
-                _fail(f"{key}.{metric}", f"{scores.size} of {about['items']} items")
-            if not ((scores >= 0) & (scores <= 1)).all():
-                _fail(f"{key}.{metric}", "a score is not in 0 to 1")
-
-
-def _measured(task: Mapping[str, Any]) -> dict[str, Sequence[float]]:
-    """The scores of one task by the metric's name: greedy, sampled, pass@k."""
-    named = {name: task[name] for name in ("greedy", "sampled") if task.get(name)}
-    passes = task.get("pass_at") or {}
-    return named | {f"pass@{k}": values for k, values in passes.items()}
 
 
 def summarise(results: Results, n_boot: int = 10_000) -> Summary:
@@ -241,7 +144,7 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {k: v for k, v in run.items() if isinstance(v, int | float)}
     row = {k: v for k, v in numbers.items() if np.isfinite(v)}
     for task, scores in run["tasks"].items():
-        for metric, values in _measured(scores).items():
+        for metric, values in measured(scores).items():
             row[f"{task}/{metric}"] = 100 * float(np.mean(values))
     return row
 
@@ -250,7 +153,7 @@ def _scores(results: Results, name: str | None, task: str, metric: str) -> np.nd
     """Percent [seeds, items] of an arm; the base (None) is repeated for each seed."""
     base = [results["base"]] * len(results["seeds"])
     runs = base if name is None else results["arms"][name]["runs"]
-    values = [_measured(run["tasks"][task])[metric] for run in runs]
+    values = [measured(run["tasks"][task])[metric] for run in runs]
     return 100 * np.array(values, float)
 
 
@@ -261,49 +164,42 @@ def _minus(results: Results, a: str, b: str | None):
         return _scores(results, a, task, metric) - _scores(results, b, task, metric)
 
     rule, tasks = results["rule"], results["tasks"]
-    old = [task for task in tasks if tasks[task]["role"] == "retention"]
+    roles = {task: about["role"] for task, about in tasks.items()}
+    old = [task for task, role in roles.items() if role == "retention"]
     changes = {task: minus(task, "greedy") for task in old}
-    mean = _mean_over_tasks(list(changes.values())) if old else None
-    return minus(rule["task"], rule["metric"]), mean, changes
+    kept = kept_groups(results.get("groups") or {}, roles)
+    shares = [(t, 1 / len(kept) / len(group)) for group in kept for t in group]
+    mean = _weighed([(changes[task], share) for task, share in shares])
+    return minus(rule["task"], rule["metric"]), mean if shares else None, changes
 
 
-def _mean_over_tasks(tables: Sequence[np.ndarray]) -> np.ndarray:
-    """[seeds, all items] whose mean weighs every task alike."""
-    items = sum(table.shape[1] for table in tables)
-    means = [table.mean(1, keepdims=True) for table in tables]
+def _weighed(tables: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+    """[seeds, all items] whose mean is the weighted sum of the means of the tables."""
+    items = sum(table.shape[1] for table, _ in tables)
     # Items of all tasks will be drawn together. Around their own task's mean it does
     # not matter how many come from each: it is as if they were drawn task by task.
-    weights = [items / (len(tables) * table.shape[1]) for table in tables]
-    rows = zip(tables, means, weights, strict=True)
-    columns = [sum(means) / len(means) + (v - mean) * w for v, mean, w in rows]
-    return np.concatenate(columns, 1)
+    total = sum(share * table.mean(1, keepdims=True) for table, share in tables)
+    columns = [
+        total + (table - table.mean(1, keepdims=True)) * share * items / table.shape[1]
+        for table, share in tables
+    ]
+    return np.concatenate(columns, 1) if columns else np.empty((0, 0))
 
 
 def _boot(table: np.ndarray | None, n_boot: int) -> Interval | None:
     return None if table is None else bootstrap_mean(table, n_boot)
 
 
-def _relation(arms: Sequence[Arm], kl: str, n_boot: int = 2000) -> Interval | None:
+def _relation(arms: Sequence[Arm], kl: str) -> Interval | None:
     rows = [[(row.get(kl), row["retention"]) for row in arm.rows] for arm in arms]
-    groups = [np.array(arm) for arm in rows if not any(None in row for row in arm)]
-    whole = _spearman(np.concatenate(groups)) if len(groups) > 3 else np.nan
-    if np.isnan(whole):
+    known = [arm for arm in rows if not any(None in row for row in arm)]
+    if len(known) < 4:
         return None
-    # Runs of one arm are alike, so arms are drawn whole.
-    draws = np.random.default_rng(0).integers(len(groups), size=(n_boot, len(groups)))
-    values = [_spearman(np.concatenate([groups[i] for i in draw])) for draw in draws]
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return Interval(whole, float(low), float(high))
-
-
-def _spearman(pairs: np.ndarray) -> float:
-    def ranks(x):  # ties share theirs
-        _, index, counts = np.unique(x, return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - (counts - 1) / 2)[index]
-
-    x, y = ranks(pairs[:, 0]), ranks(-pairs[:, 1])
-    spread = x.std() * y.std()
-    return float(np.cov(x, y, ddof=0)[0, 1] / spread) if spread > 0 else np.nan
+    x, y = np.array([row for arm in known for row in arm], float).T
+    # runs of one arm are alike, so arms are drawn whole
+    groups = [i for i, arm in enumerate(known) for _ in arm]
+    found = relation(spearman, x, -y, groups)
+    return None if np.isnan(found.mean) else found
 
 
 def findings(summary: Summary) -> str:
@@ -392,7 +288,8 @@ def write_report(
     """
     summary, folder = summarise(results), Path(folder)
     drawn = [f for f in make_figures(summary, folder, formats) if f.suffix == ".png"]
-    said = f"{results['claim']}\n\n{table(summary)}\n\n{findings(summary)}\n"
+    parts = [results["claim"], table(summary), findings(summary)]
+    said = "\n\n".join([*parts, *claims_text(results)]) + "\n"
     shown = "".join(f"\n![{file.stem}]({file.name})\n" for file in drawn)
     rest = f"{shown}\n{details(summary)}\n\n{provenance(summary)}\n"
     write_atomic(folder / "report.md", f"# {results['study']}\n\n{said}{rest}")

@@ -6,6 +6,7 @@
 | preferences | chosen, rejected, and prompt unless they hold it as messages |
 | labelled | messages, label; prompt, completion, label; the label true or false |
 | questions | prompt, answer; question, answer; demonstration if there is one |
+| prompts | prompt; question: a question without an answer |
 
 A value may be text or a list of messages {role, content}. The response is the last,
 assistant turn; the turns before it are the prompt. The tokenizer's chat template makes
@@ -88,13 +89,14 @@ def demonstration(question: Question) -> Demonstration:
 
 
 Row = Demonstration | Preference | Labelled | Question
-Kind = Literal["demonstrations", "preferences", "labelled", "questions"]
+Kind = Literal["demonstrations", "preferences", "labelled", "questions", "prompts"]
 
 _LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "demonstrations": (("messages",), ("prompt", "completion"), ("question", "answer")),
     "preferences": (("chosen", "rejected"),),
     "labelled": (("messages", "label"), ("prompt", "completion", "label")),
     "questions": (("prompt", "answer"), ("question", "answer")),
+    "prompts": (("prompt",), ("question",)),
 }
 _OPTIONAL = {"preferences": ("prompt",), "questions": ("demonstration",)}
 _TOOLS = "tools"
@@ -220,6 +222,9 @@ def _row(
     if kind == "labelled":
         label = values.pop("label")
         return Labelled(*_demonstration(values, chat), label, record.place)
+    if kind == "prompts":
+        ((name, asked),) = values.items()
+        return Question(_prompt(name, asked, chat), "", None, record.place, record.row)
     return Question(*_question(values, chat), record.place, record.row)
 
 

@@ -8,9 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unipost.evaluate import Interval
-
 if TYPE_CHECKING:
+    from unipost.analysis.statistics import Interval
     from unipost.report import Arm, Summary
 
 # What a run reports next to its tasks, each possibly null: its column and digits.

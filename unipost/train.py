@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from unipost.loading import adapter_base, laid_out, load_reference, setting_of
 from unipost.loading import load_model as load_model
 from unipost.locks import elsewhere, held
 from unipost.loop import Loop
+from unipost.measures import Measure, When
 from unipost.mesh import Layout, within
 from unipost.packing_checks import check_packing
 from unipost.preemption import listening, patient
@@ -61,18 +62,20 @@ def train(
     model: Model | None = None,
     title: str = "train",
     trace: Trace | None = None,
+    also: Sequence[tuple[Measure, When]] = (),
 ) -> Result:
     """Run `experiment` in `folder`, from its newest checkpoint if it has one.
 
-    `model` is the experiment's model where it is loaded already. A run killed at any
-    moment and started again gives the same metrics.jsonl, byte for byte, from the last
-    checkpoint on. SIGTERM saves and ends the process (`unipost.preemption`). Raises
-    RunError when the folder holds another run or is in use, or the loss is not finite
-    (the checkpoints before stay whole).
+    `model` is the experiment's model where it is loaded already, `also` what is
+    measured beside its evaluation, in lines of evaluation.jsonl too. A run killed at
+    any moment and started again gives the same metrics.jsonl, byte for byte, from the
+    last checkpoint on. SIGTERM saves and ends the process (`unipost.preemption`).
+    Raises RunError when the folder holds another run or is in use, or the loss is not
+    finite (the checkpoints before stay whole).
     """
     layout = open_mesh(experiment)
     with within(layout):
-        return _train(experiment, folder, model, layout, title, trace)
+        return _train(experiment, folder, model, layout, title, trace, also)
 
 
 def _train(
@@ -82,11 +85,13 @@ def _train(
     layout: Layout | None,
     title: str,
     trace: Trace | None,
+    also: Sequence[tuple[Measure, When]],
 ) -> Result:
     model = _model(experiment, given, layout)
     on_first(lambda: check_own(folder))
     with held(folder):
         loop = opened(experiment, folder, model, given, trace)
+        loop = dataclasses.replace(loop, also=tuple(also))
         with listening(), patient():
             return _ran(loop, title)
 

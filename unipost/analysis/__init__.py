@@ -1,9 +1,64 @@
-"""What a run did to a model, measured: transfer of gains to other tasks."""
+"""What a run did to a model, measured on any two checkpoints: `unipost analyze`.
 
+Every measure is a pure function; docs/analysis.md has their formulas and sources.
+"""
+
+from unipost.analysis.calibration import Bin as Bin
+from unipost.analysis.calibration import brier as brier
+from unipost.analysis.calibration import confidences as confidences
+from unipost.analysis.calibration import ece as ece
+from unipost.analysis.calibration import reliability as reliability
+from unipost.analysis.coefficients import Histogram as Histogram
+from unipost.analysis.coefficients import bimodality as bimodality
+from unipost.analysis.coefficients import coefficient_histogram as coefficient_histogram
+from unipost.analysis.coefficients import coefficients as coefficients
+from unipost.analysis.coefficients import log_histogram as log_histogram
+from unipost.analysis.coefficients import probability_histogram as probability_histogram
+from unipost.analysis.compare import Compared as Compared
+from unipost.analysis.compare import compare as compare
+from unipost.analysis.diversity import answer_entropy as answer_entropy
+from unipost.analysis.diversity import bleu as bleu
+from unipost.analysis.diversity import distinct_answers as distinct_answers
+from unipost.analysis.diversity import distinct_n as distinct_n
+from unipost.analysis.diversity import self_bleu as self_bleu
+from unipost.analysis.gradient_norms import Indicators as Indicators
+from unipost.analysis.gradient_norms import indicators as indicators
+from unipost.analysis.implicit import SoftQ as SoftQ
+from unipost.analysis.implicit import Steps as Steps
+from unipost.analysis.implicit import implicit_rewards as implicit_rewards
+from unipost.analysis.implicit import separation as separation
+from unipost.analysis.implicit import soft_q as soft_q
+from unipost.analysis.implicit import step_rewards as step_rewards
+from unipost.analysis.implicit import telescoping_error as telescoping_error
+from unipost.analysis.latent import LatentShift as LatentShift
+from unipost.analysis.latent import latent_shift as latent_shift
+from unipost.analysis.latent import layer_features as layer_features
+from unipost.analysis.latent import linear_cka as linear_cka
+from unipost.analysis.pass_curves import crossing as crossing
+from unipost.analysis.pass_curves import delta_se as delta_se
+from unipost.analysis.pass_curves import maj_curve as maj_curve
+from unipost.analysis.pass_curves import matched_temperature as matched_temperature
+from unipost.analysis.pass_curves import pass_curve as pass_curve
+from unipost.analysis.pass_curves import state_entropy as state_entropy
+from unipost.analysis.predictors import Predictors as Predictors
+from unipost.analysis.predictors import predictor_table as predictor_table
+from unipost.analysis.predictors import predictors as predictors
+from unipost.analysis.token_kl import TokenKL as TokenKL
+from unipost.analysis.token_kl import paper_kl as paper_kl
+from unipost.analysis.token_kl import per_response as per_response
+from unipost.analysis.token_kl import token_kl as token_kl
+from unipost.analysis.token_shift import RankShift as RankShift
+from unipost.analysis.token_shift import by_position as by_position
+from unipost.analysis.token_shift import rank_shift as rank_shift
+from unipost.analysis.token_shift import shifted_tokens as shifted_tokens
 from unipost.analysis.transfer import Transfer as Transfer
 from unipost.analysis.transfer import domain_index as domain_index
 from unipost.analysis.transfer import pooled_spread as pooled_spread
-from unipost.analysis.transfer import relative_gain as relative_gain
-from unipost.analysis.transfer import relative_transfer as relative_transfer
-from unipost.analysis.transfer import transfer_index as transfer_index
+from unipost.analysis.transfer import symlog as symlog
+from unipost.analysis.transfer import ti_di as ti_di
+from unipost.analysis.transfer import ti_di_pooled as ti_di_pooled
+from unipost.analysis.transfer import ti_relgain as ti_relgain
 from unipost.analysis.transfer import transfer_interval as transfer_interval
+from unipost.analysis.weights import WeightDistance as WeightDistance
+from unipost.analysis.weights import unchanged as unchanged
+from unipost.analysis.weights import weight_distance as weight_distance

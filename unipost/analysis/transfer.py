@@ -3,12 +3,12 @@
 Benchmarks come in groups; b is a benchmark of group g, R_b a score in 0 ... 100, and
 dR_b = R_b^tuned - R_b^base. Three forms are in circulation:
 
-    relative gain (v1)     TI_g = 100 mean_b(dR_b / R_b^base) / the same of the source
-    domain index (v2)      TI_g = 100 DI_g / DI_source, with
-                           DI_g = sum_b w_b sign(dR_b) |dR_b / s_g|^(1/2),
-                           w_b = (100 - R_b^base) / sum_u (100 - R_u^base),
-                           s_g the standard deviation of the gains of this model in g
-    domain index, pooled   the same with one s_g over the gains of all models audited
+    ti_relgain    TI_g = 100 mean_b(dR_b / R_b^base) / the same of the source (v1)
+    ti_di         TI_g = 100 DI_g / DI_source (v2), with
+                  DI_g = sum_b w_b sign(dR_b) |dR_b / s_g|^(1/2),
+                  w_b = (100 - R_b^base) / sum_u (100 - R_u^base),
+                  s_g the standard deviation of the gains of this model in g
+    ti_di_pooled  the same with one s_g over the gains of all models audited
 
 The published numbers are those of the third: with the s_g of each model they do not
 come out. TI is a ratio, so a loss divided by a loss would read as a gain: it is NaN
@@ -20,14 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unipost.evaluate import Interval
+from unipost.analysis.statistics import Interval
 
 Scores = Mapping[str, float]
 Groups = Mapping[str, Sequence[str]]
+Weight = Literal["headroom", "uniform"]
+NOT_POSITIVE = "math_gain_not_positive"
+"""The reason of a TI that is none: it would divide by nothing, or by a loss."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,18 @@ class Transfer:
 
 
 def domain_index(
-    base: ArrayLike, tuned: ArrayLike, spread: float, power: float = 0.5
+    base: ArrayLike,
+    tuned: ArrayLike,
+    spread: float,
+    power: float = 0.5,
+    weight: Weight = "headroom",
 ) -> np.ndarray:
     """sum_b w_b sign(dR_b) |dR_b / spread|^power over the last axis, scores [... B].
 
-    w_b is proportional to the headroom 100 - R_b^base. Raises ValueError for scores
-    outside 0 ... 100, no headroom at all and a spread that is not positive.
+    w_b is proportional to the headroom 100 - R_b^base: a benchmark that the base has
+    solved cannot show what was forgotten. uniform: w_b = 1/B, our addition. Raises
+    ValueError for scores outside 0 ... 100, no headroom at all and a spread that is not
+    positive.
     """
     base, tuned = np.broadcast_arrays(np.asarray(base, float), np.asarray(tuned, float))
     for name, scores in (("base", base), ("tuned", tuned)):
@@ -62,7 +72,7 @@ def domain_index(
         raise ValueError(
             f"domain_index: spread is {spread}; gains that are all alike have no scale"
         )
-    room = 100.0 - base
+    room = 100.0 - base if weight == "headroom" else np.ones_like(base)
     total = room.sum(-1, keepdims=True)
     if not (total > 0).all():
         raise ValueError("domain_index: every base score is 100; nothing can be gained")
@@ -94,27 +104,39 @@ def pooled_spread(
     return {name: float(np.std(values)) for name, values in gains.items()}
 
 
-def transfer_index(
+def ti_di(
     base: Scores,
     tuned: Scores,
     groups: Groups,
     *,
     source: str = "math",
-    spread: Mapping[str, float] | None = None,
     power: float = 0.5,
+    weight: Weight = "headroom",
+) -> Transfer:
+    """TI by the domain index with s_g of this model's own gains; see the module."""
+    check_groups(base, tuned, groups, source)
+    spread = pooled_spread([(base, tuned)], groups)
+    options = {"source": source, "power": power, "weight": weight}
+    return ti_di_pooled(base, tuned, groups, spread, **options)
+
+
+def ti_di_pooled(
+    base: Scores,
+    tuned: Scores,
+    groups: Groups,
+    spread: Mapping[str, float],
+    *,
+    source: str = "math",
+    power: float = 0.5,
+    weight: Weight = "headroom",
 ) -> Transfer:
     """TI by the domain index, from scores {benchmark: 0 ... 100}.
 
-    spread  s_g by group, as `pooled_spread` gives; None: of this model's own gains
+    spread  s_g by group, as `pooled_spread` gives of all models audited
 
     Raises ValueError for a source that is no group and benchmarks without a score.
     """
     check_groups(base, tuned, groups, source)
-    gains = {
-        name: np.array([tuned[b] - base[b] for b in benchmarks])
-        for name, benchmarks in groups.items()
-    }
-    spread = spread or {name: float(np.std(x)) for name, x in gains.items()}
     index = {
         name: float(
             domain_index(
@@ -122,18 +144,25 @@ def transfer_index(
                 [tuned[b] for b in benchmarks],
                 spread[name],
                 power,
+                weight,
             )
         )
         for name, benchmarks in groups.items()
     }
-    means = {name: float(x.mean()) for name, x in gains.items()}
+    means = {
+        name: float(np.mean([tuned[b] - base[b] for b in benchmarks]))
+        for name, benchmarks in groups.items()
+    }
     return _ratios(index, means, source)
 
 
-def relative_transfer(
+def ti_relgain(
     base: Scores, tuned: Scores, groups: Groups, *, source: str = "math"
 ) -> Transfer:
     """TI by relative gains, the form of the first version of the paper.
+
+    Where it is drawn on a `symlog` axis, that axis is ours: no version of the paper,
+    its page or its code has one.
 
     A group with a base score of 0 has none; it says so in `reason`.
     """
@@ -170,9 +199,32 @@ def _ratios(index: dict[str, float], means: dict[str, float], source: str) -> Tr
     own = index[source]
     if not own > 0:
         ratio = {name: math.nan for name in index if name != source}
-        return Transfer(index, means, ratio, f"the index of {source} is not positive")
+        return Transfer(index, means, ratio, NOT_POSITIVE)
     ratio = {n: 100.0 * value / own for n, value in index.items() if n != source}
     return Transfer(index, means, ratio)
+
+
+def symlog(values: ArrayLike, width: float = 10.0) -> np.ndarray:
+    """sign(x) log10(1 + |x| / width): linear near 0. Our choice of an axis, no paper's.
+
+    Raises ValueError unless width > 0.
+    """
+    if not width > 0:
+        raise ValueError(f"symlog: width is {width}; write a number > 0")
+    x = np.asarray(values, float)
+    return np.sign(x) * np.log10(1.0 + np.abs(x) / width)
+
+
+class Intervals(NamedTuple):
+    """Transfer with its doubt: intervals of DI and of TI by group.
+
+    ratio   of every group but the source, in percent; NaN where it means nothing
+    reason  why it is NaN, or ""
+    """
+
+    index: dict[str, Interval]
+    ratio: dict[str, Interval]
+    reason: str
 
 
 def transfer_interval(
@@ -185,15 +237,16 @@ def transfer_interval(
     power: float = 0.5,
     draws: int = 2000,
     seed: int = 0,
-) -> dict[str, Interval]:
-    """Intervals of DI of every group and, as "ti/GROUP", of TI, by bootstrap.
+) -> Intervals:
+    """Intervals of DI of every group and of TI, by bootstrap.
 
     base, tuned  {benchmark: outcomes [items] or [seeds, items] in 0 ... 1}, the same
                  items in both; seeds and items are drawn anew, the same for both
     spread       s_g by group, held fixed
 
-    TI is the ratio within each draw. Where the lower end of the source's interval is
-    not above 0 a TI is NaN: it would divide by what may be nothing or a loss.
+    TI is the ratio within each draw: a ratio of averages, no average of ratios. Where
+    the lower end of the source's interval is not above 0 a TI is NaN: it would divide
+    by what may be nothing or a loss.
     """
     outcomes = {b: _paired(b, base[b], tuned[b]) for g in groups.values() for b in g}
     rng = np.random.default_rng(seed)
@@ -209,17 +262,19 @@ def transfer_interval(
         return found
 
     whole, many = indices(points), indices(drawn)
-    out = {name: _interval(float(whole[name]), many[name]) for name in groups}
-    for name in groups:
-        if name == source:
-            continue
-        if out[source].low > 0:
-            ratio = 100.0 * whole[name] / whole[source]
-            values = 100.0 * many[name] / many[source]
-            out[f"ti/{name}"] = _interval(float(ratio), values)
-        else:
-            out[f"ti/{name}"] = Interval(math.nan, math.nan, math.nan)
-    return out
+    index = {name: _interval(float(whole[name]), many[name]) for name in groups}
+    others = [name for name in groups if name != source]
+    if not index[source].low > 0:
+        none = Interval(math.nan, math.nan, math.nan)
+        return Intervals(index, dict.fromkeys(others, none), NOT_POSITIVE)
+    ratio = {
+        name: _interval(
+            float(100.0 * whole[name] / whole[source]),
+            100.0 * many[name] / many[source],
+        )
+        for name in others
+    }
+    return Intervals(index, ratio, "")
 
 
 def _paired(name: str, base: ArrayLike, tuned: ArrayLike):

@@ -36,7 +36,7 @@ from unipost.model.config import ModelConfig
 from unipost.model.ends import embed, logits, table_of
 from unipost.model.gather import GATHERED, TOKEN, cast_products
 from unipost.model.layers import rms_norm, rotary
-from unipost.policy import Array, Cache, Params, Policy, room
+from unipost.policy import Array, Cache, Params, Policy, Pool, room
 
 KEEP = jax.checkpoint_policies
 # What the backward pass finds stored of each layer, beside its input.
@@ -143,11 +143,17 @@ class Transformer:
         )
 
     def run(
-        self, params: Params, tokens: Array, segments: Array, aligned: bool = False
-    ) -> tuple[Array, tuple[Array, Array]]:
+        self,
+        params: Params,
+        tokens: Array,
+        segments: Array,
+        aligned: bool = False,
+        watch: Pool | None = None,
+    ) -> tuple[Array, Any]:
         """Final hidden states [N S D], and keys and values [layers N S K E].
 
         aligned: every row holds one text, which starts at column 0.
+        watch: in place of keys and values, watch(x) of the stream after every block.
         """
         config, kinds = self.config, Kinds(self.config)
         params, dtype = attach(params), self.dtype(attach(params))
@@ -176,7 +182,8 @@ class Transformer:
                 out = _pick(options, kind["window"], query, key, value)
                 return out, (key, value)
 
-            return layer(config, block, x, turns[kind["rotation"]], attend)
+            x, held = layer(config, block, x, turns[kind["rotation"]], attend)
+            return x, held if watch is None else watch(x[:, :length])
 
         kept = REMAT[self.compute.remat]
         if kept is None and free_axes():
@@ -185,9 +192,16 @@ class Transformer:
             body = jax.checkpoint(body, prevent_cse=False, policy=kept)
         x, stacked = jax.lax.scan(body, x, (params["blocks"], kinds.index))
         x = rms_norm(params["norm"], x, config)
-        if fill:
-            return x[:, :length], tuple(part[:, :, :length] for part in stacked)
-        return x, stacked
+        if fill and watch is None:
+            stacked = tuple(part[:, :, :length] for part in stacked)
+        return x[:, :length] if fill else x, stacked
+
+    def states(self, params: Params, tokens: Array, mask: Array, pool: Pool) -> Array:
+        """`Policy.states`."""
+        held = attach(params)
+        first = embed(self.config, held, jnp.where(mask, tokens, 0), self.dtype(held))
+        last, after = self.run(params, tokens, mask, watch=pool)
+        return jnp.concatenate([pool(first)[None], after[:-1], pool(last)[None]])
 
     def step(self, params: Params, cache: Cache, token: Array) -> tuple[Array, Cache]:
         """Final hidden states [N D] after one more token per row, and the new cache."""
@@ -297,4 +311,5 @@ def transformer_policy(config: ModelConfig, compute: Compute | None = None) -> P
     whatever the parameters and `compute.dtype`; float64 parameters give float64.
     """
     model = Transformer(config, Compute() if compute is None else compute)
-    return Policy(model.hidden, model.head, model.prefill, model.decode, model.reads)
+    parts = model.hidden, model.head, model.prefill, model.decode, model.reads
+    return Policy(*parts, model.states)

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from unipost.evaluate import Interval, bootstrap_mean, paired_difference, verdict
+from unipost.analysis.statistics import (
+    Interval,
+    bootstrap_mean,
+    paired_difference,
+    verdict,
+)
 from unipost.pipeline.record import Run
 from unipost.runs import write_atomic
 from unipost.tables import NUMBERS, markdown, show

@@ -105,9 +105,9 @@ def value_text(value: Any) -> str:
 
 def _named(points: list[tuple[str, Values]]) -> list[Combination]:
     """Names as folders: characters that every shell leaves alone, none given twice."""
-    found, plain = [], [_plain(name) for name, _ in points]
-    for name, (_, values) in zip(plain, points, strict=True):
-        if len(name) > LONGEST or plain.count(name) > 1:
+    found, names = [], [plain(name) for name, _ in points]
+    for name, (_, values) in zip(names, points, strict=True):
+        if len(name) > LONGEST or names.count(name) > 1:
             text = json.dumps(values, sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()[:8]
             name = f"{name[: LONGEST - 9]}-{digest}"
@@ -115,7 +115,7 @@ def _named(points: list[tuple[str, Values]]) -> list[Combination]:
     return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """`divergence=alpha(alpha=0.5)` becomes `divergence=alpha-alpha=0.5`."""
     name = re.sub(r"(?<=[A-Za-z0-9])[\[(]", "-", name)
     return re.sub(r"[^A-Za-z0-9._=,+-]", "_", re.sub(r"[\[\]()]", "", name))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from unipost.evaluate import Interval, bootstrap_mean, paired_difference
+from unipost.analysis.statistics import Interval, bootstrap_mean, paired_difference
 from unipost.runs import write_atomic
 from unipost.sweep.grid import value_text
 from unipost.sweep.record import Folders

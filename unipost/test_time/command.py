@@ -9,8 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from unipost.analysis.statistics import Interval
 from unipost.config import dump_tree, to_tree
-from unipost.evaluate import Interval
 from unipost.formats import data_hash
 from unipost.loading import adapter_base, load_model
 from unipost.runs import RunError, environment, open_folder, write_atomic

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unipost.evaluate import bootstrap_mean, pass_at_k
+from unipost.analysis.statistics import bootstrap_mean
+from unipost.evaluate import pass_at_k
 from unipost.test_time.votes import best, majority, weighted
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -5,36 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from unipost.figure_style import FAINT, METHODS, PAGE, RC, looks_for, new_figure
 from unipost.test_time.curves import Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Paul Tol's muted scheme; what no rule can exceed is grey
-_COLORS = (
-    "#332288 #CC6677 #117733 #88CCEE #882255 #DDCC77 #44AA99 #AA4499 #999933"
-).split()
-_ORACLE, _FAINT = "#888888", "#666666"
+# what no rule can exceed is grey
+_ORACLE = METHODS["control"].color
 
 
 def figure(points: Sequence[Point], title: str, items: int) -> Figure:
     """Accuracy in percent against N on a log axis, with 95% intervals over items."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib import rc_context
+
+    with rc_context(RC):
+        return _drawn(points, title, items)
+
+
+def _drawn(points: Sequence[Point], title: str, items: int) -> Figure:
     from matplotlib.ticker import NullLocator
 
-    made = Figure(figsize=(7.2, 4.0), layout="constrained")
-    FigureCanvasAgg(made)
+    made = new_figure(PAGE, 3.6)
     axes = made.add_subplot()
     rules = list(dict.fromkeys(p.rule for p in points))
     ends = []
-    for i, rule in enumerate(rules):
+    looks = looks_for(rules)
+    for rule in rules:
         own = [p for p in points if p.rule == rule]
-        color = _ORACLE if rule == "pass@n" else _COLORS[i % len(_COLORS)]
+        color = _ORACLE if rule == "pass@n" else looks[rule].color
         sizes = [p.samples for p in own]
         means = [100 * (p.mean if p.exact is None else p.exact) for p in own]
         line = ":" if rule == "pass@n" else "--" if "vote" in rule else "-"
-        axes.plot(sizes, means, line, color=color, marker="o", ms=3.5, lw=1.5)
+        mark = {"marker": looks[rule].marker, "ms": 4, "lw": 1.5}
+        axes.plot(sizes, means, line, color=color, **mark)
         lows, highs = ([100 * getattr(p, k) for p in own] for k in ("low", "high"))
         axes.fill_between(sizes, lows, highs, color=color, alpha=0.1, lw=0)
         ends.append((means[-1], rule, color))
@@ -52,7 +56,7 @@ def figure(points: Sequence[Point], title: str, items: int) -> Figure:
         f"{title}: {items} questions, 95% intervals over questions",
         loc="left",
         fontsize=9,
-        color=_FAINT,
+        color=FAINT,
     )
     return made
 

@@ -19,7 +19,7 @@ from unipost.experiment import Experiment
 from unipost.loading import Model, NewModel
 from unipost.locks import held
 from unipost.loop import Loop, Records
-from unipost.measures import open_measures
+from unipost.measures import Measure, When
 from unipost.runs import JsonLines, RunError, check_own
 from unipost.scalar.ends import WithoutEnd
 from unipost.scalar.loading import open_model
@@ -101,7 +101,10 @@ class Member:
 
 @contextlib.contextmanager
 def open_members(
-    experiments: Sequence[Experiment], folders: Sequence[Path], sampled: Sampled
+    experiments: Sequence[Experiment],
+    folders: Sequence[Path],
+    sampled: Sampled,
+    also: Sequence[Sequence[tuple[Measure, When]]],
 ) -> Iterator[tuple[list[Member], dict[int, RunError]]]:
     """The runs of a group, and by its place why one cannot begin: others go on."""
     failures: dict[int, RunError] = {}
@@ -114,6 +117,7 @@ def open_members(
                 check_own(folder)
                 resources.enter_context(held(folder))
                 loop = shared.open(place, experiment, folder)
+                loop = dataclasses.replace(loop, also=tuple(also[place]))
                 own = resources.enter_context(contextlib.ExitStack())
                 members.append(_member(place, loop, own))
             except RunError as error:
@@ -126,7 +130,7 @@ def _member(place: int, loop: Loop, resources: contextlib.ExitStack) -> Member:
     done, carried, ahead, late = loop.start(store)
     resources.enter_context(ahead)
     files = loop.files(None if store is None else done, late)
-    records = Records(open_measures(loop.experiment, loop.model), files[2], store)
+    records = loop.records(files[2], store)
     parts = place, loop, carried, ahead, done, late, files, records, resources
     return Member(*parts)
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from unipost.experiment import Experiment
+from unipost.measures import Measure, When
 from unipost.preemption import listening, patient
 from unipost.processes import check_single
 from unipost.runs import RunError
@@ -41,13 +42,15 @@ def train_together(
     folders: Sequence[Path],
     title: str = "train",
     way: Way | None = None,
+    also: Sequence[Sequence[tuple[Measure, When]]] = (),
 ) -> list[Result]:
     """Run `experiments`, a group of `split`, in `folders`, as one computation.
 
     Every folder is what `train` makes, and goes on from its newest checkpoint, by this
     function or by `train`; the metrics are those of the separate runs but for rounding.
     Wall times in timing.jsonl are a run's share of the group's. `way` None: the fastest
-    here (`unipost.vectorised.steps`). SIGTERM saves all and ends the process.
+    here (`unipost.vectorised.steps`). `also` has for each run what is measured beside
+    its evaluation, as in `train`. SIGTERM saves all and ends the process.
 
     Raises ValueError for experiments that cannot share a program. A run that fails
     stops with a line that names it while the others go on; then `Failed` is raised.
@@ -56,7 +59,8 @@ def train_together(
     way = way or default_way()
     with contextlib.ExitStack() as resources:
         drawing = Drawing(len(experiments))
-        opened = open_members(experiments, folders, drawing.sampled)
+        beside = [*also] or [()] * len(experiments)
+        opened = open_members(experiments, folders, drawing.sampled, beside)
         members, failures = resources.enter_context(opened)
         resources.enter_context(drawing)
         for error in failures.values():

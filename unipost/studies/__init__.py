@@ -1,0 +1,1 @@
+"""Studies: arms, curves of outcomes over the steps, and claims judged by code."""
