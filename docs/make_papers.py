@@ -13,7 +13,6 @@ import functools
 import inspect
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 
 from unipost.analysis.statistics import verdict as decided
+from unipost.paper_figures import parts
 from unipost.presets import FAMILIES
 
 DOCS = Path(__file__).parent
@@ -203,12 +203,8 @@ def _compared_stages(name: str, first: str, second: str) -> list[tuple[str, str,
 
 
 def _figure(name: str) -> list[tuple[str, str, str]]:
-    folder = str(ROOT / "paper_figs")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    from gallery import decided as read
-
-    said = read(name)
+    _, gallery = parts(ROOT / "paper_figs")
+    said = gallery.decided(name)
     verdict = re.match("not supported|supported|inconclusive", said)
     return [(f"`{name}`: {said}", verdict[0] if verdict else "", name)]
 

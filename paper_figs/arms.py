@@ -14,7 +14,7 @@ def rows(stored: Stored, study: str) -> Rows:
     summary = stored.summary(study)
     found = []
     for arm in summary.arms:
-        kls = [row["kl_reverse"] for row in arm.rows]
+        kls = [row["kl_reverse"] or 0.0 for row in arm.rows]
         row: dict[str, Any] = {"arm": arm.name, "title": arm.title, "against": ""}
         row |= {"expected": arm.expected, "verdict": arm.verdict}
         row |= {"kl": sum(kls) / len(kls)}

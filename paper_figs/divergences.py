@@ -43,11 +43,13 @@ FORMULAS = {
 def rows(stored: Stored) -> Rows:
     """A row for each log u: f' of every divergence, and the paper's formula."""
     del stored
+    import jax.numpy as jnp
+
     x = np.linspace(-3, 3, 61)
     found = [{"log u": float(value)} for value in x]
     for name, arguments in SHOWN.items():
         make = DIVERGENCES[name.partition("_0.")[0]]
-        values = np.asarray(make(**arguments).f_prime(x))
+        values = np.asarray(make(**arguments).f_prime(jnp.asarray(x)))
         for row, value in zip(found, values, strict=True):
             row[name] = float(value)
         for row, u in zip(found, np.exp(x), strict=True):

@@ -1,5 +1,7 @@
 """What shaping and leaving out the clip add to mixing: printed, and at our size."""
 
+from typing import Any
+
 from drawing import About, main
 from stored import Rows, Stored
 from style import PAGE, look_of, new_figure, published, rest, title
@@ -38,7 +40,7 @@ def rows(stored: Stored) -> Rows:
     found = []
     for name, (printed, text) in ARMS.items():
         gain = arms[name].gain
-        row = {"arm": name, "title": text}
+        row: dict[str, Any] = {"arm": name, "title": text}
         row["printed"] = table[printed][-1] - table["on-policy"][-1]
         row |= {"gain": gain.mean, "low": gain.low, "high": gain.high}
         step = added.get(name)

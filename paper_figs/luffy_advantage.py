@@ -1,5 +1,7 @@
 """Advantage of a right demonstration in a group of eight."""
 
+from typing import Any
+
 import numpy as np
 from drawing import About, main
 from stored import Rows, Stored
@@ -47,8 +49,9 @@ def draw(found: Rows):
         look = look_of(method)
         own = [row for row in found if row["signal"] == name]
         k = [row["k"] for row in own]
-        style = {"color": look.color, "marker": look.marker, "ls": look.line}
-        axes.plot(k, [row["advantage"] for row in own], label=name, **style)
+        style: dict[str, Any] = {"color": look.color, "marker": look.marker}
+        style |= {"ls": look.line, "label": name}
+        axes.plot(k, [row["advantage"] for row in own], **style)
         label = "formula" if name == "mean" else ""
         published(axes, k, [row["printed"] for row in own], label, ms=6)
     axes.set_xlabel("right samples k among the policy's seven")

@@ -1,4 +1,4 @@
-"""How far models moved on tasks that they did not train on: KL, ranks, hidden states."""
+"""How far models moved on tasks that they did not train on."""
 
 from drawing import About, main
 from stored import Rows, Stored
@@ -8,13 +8,14 @@ ABOUT = About(
     title="Shift on the tasks that were not trained on",
     paper="2507.00432",
     item="Figs 3, 4 and 17, Table 2",
-    claim="On the old tasks SFT on foreign traces moved most, then own style, on-policy "
-    "SFT and GRPO: in KL, in the share of tokens with another rank, in hidden states.",
+    claim="On the old tasks SFT on foreign traces moved most, then own style, "
+    "on-policy SFT and GRPO: in KL, in the share of tokens with another rank, in "
+    "hidden states.",
     data=("transfer_tables.json", "old_tasks.json"),
     command="python -m experiments.papers.old_tasks runs/papers_transfer OUT.json",
     differs="Printed (diamonds): the mean over five tasks of SFT with thinking and of "
     "RL, 14B, KL only; the paper's rank shift is a mean rank, ours a share, and its "
-    "hidden states are not normalised. Ours: full KL, 3 seeds, 8 tasks, after all steps.",
+    "hidden states are not normalised. Ours: full KL, 3 seeds, 8 tasks, all steps.",
 )
 ARMS = {
     "foreign_sft": "SFT, foreign style",

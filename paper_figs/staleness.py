@@ -42,7 +42,7 @@ def rows(stored: Stored) -> Rows:
     summary = stored.summary("staleness")
     for arm in summary.arms:
         name, _, steps = arm.name.rpartition("_")
-        sizes = [row.get("train/ess_behavior_sequence") for row in arm.rows]
+        sizes = [row.get("train/ess_behavior_sequence") or 0.0 for row in arm.rows]
         row = {"where": "ours", "arm": name, "steps": int(steps)}
         row |= {"accuracy": arm.target.mean, "low": arm.target.low}
         row |= {"high": arm.target.high, "ess": sum(sizes) / len(sizes)}

@@ -55,9 +55,9 @@ PUBLISHED: Mapping[str, Any] = {
 }
 HATCHES = dict(
     zip(
-        "os^vDPX*<>phd8H",
+        "os^vDPX*<>phd8Hx",
         ["", "////", "....", "\\\\\\\\", "xxxx", "++++", "----", "**", "||||"]
-        + ["oo", "//", "..", "xx", "||", "--"],
+        + ["oo", "//", "..", "xx", "||", "--", "/o"],
         strict=True,
     )
 )

@@ -69,11 +69,11 @@ def verdict(found: Rows) -> str:
 
     values = {}
     for key in ("other", "non"):
-        sides = [
+        rl, sft = (
             [r[f"printed_{key}"] for r in found if r["method"] == m]
             for m in ("RL", "SFT")
-        ]
-        values[key] = float(mannwhitneyu(*sides, alternative="greater").pvalue)
+        )
+        values[key] = float(mannwhitneyu(rl, sft, alternative="greater").pvalue)
     least, most = sorted(values.values())
     held = {key: p == least and 2 * p < 0.05 for key, p in values.items()}
     if 2 * least < 0.05 and most < 0.05:

@@ -11,7 +11,7 @@ from unipost.studies.frame import DISTANCES
 from unipost.studies.outcomes import compact
 from unipost.study import load_study
 
-ITEMS, SAMPLES = 6, 8
+ITEMS = 6
 
 
 def made_up(file: Path, folder: Path, seed: int = 0) -> dict:
@@ -20,7 +20,7 @@ def made_up(file: Path, folder: Path, seed: int = 0) -> dict:
     tasks = {}
     for name, task in study.evaluation.tasks.items():
         about = {"items": ITEMS, "role": task.role, "title": task.title or name}
-        about |= {"samples": SAMPLES if task.samples else 0, "pass_at": []}
+        about |= {"samples": task.samples, "pass_at": []}
         tasks[name] = about
     groups = {name: list(group) for name, group in (study.groups or {}).items()}
     rule = {"task": study.rule.task, "metric": study.rule.metric}
@@ -33,8 +33,8 @@ def made_up(file: Path, folder: Path, seed: int = 0) -> dict:
             own = {"greedy": (rng.random(ITEMS) < level).astype(float).tolist()}
             own |= {"length": 5 + 3 * rng.random(), "length_wrong": 6 + rng.random()}
             if about["samples"]:
-                counts = rng.binomial(SAMPLES, level, ITEMS)
-                own["sampled"] = (counts / SAMPLES).tolist()
+                counts = rng.binomial(about["samples"], level, ITEMS)
+                own["sampled"] = (counts / about["samples"]).tolist()
             found[name] = own
         numbers = {name: float(rng.random()) for name in DISTANCES}
         numbers |= {name: float(rng.random()) for name in named(study.diagnostics)}

@@ -89,6 +89,7 @@ rft             #7b6fd0 D --
 online_rft      #66c2a5 d -.
 grpo            #d55e00 o -
 grpo_kl         #f0a35e o --
+grpo_no_kl      #e34a33 x -
 grpo_process    #ef8a62 s --
 dr_grpo         #8c2d04 D -
 dapo            #e6ab02 * -
@@ -163,7 +164,6 @@ ALIASES = {
     "sft_foreign": "sft",
     "foreign_sft": "sft",
     "own_sft": "sft_own",
-    "grpo_no_kl": "grpo",
     "on_policy": "dr_grpo",
     "direct": "grpo",
     "distilled": "sft_own",

@@ -140,7 +140,8 @@ def gathered(tree: Any) -> Any:
         )
         if not spread:
             return x
-        mesh = x.sharding.mesh
+        laid: Any = x.sharding
+        mesh = laid.mesh
         return _whole(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
     return jax.device_get(jax.tree.map(whole, tree))

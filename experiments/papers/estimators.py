@@ -246,7 +246,7 @@ def results() -> dict[str, Any]:
                     name, estimator, *map(np.stack, zip(*here, strict=True))
                 )
                 parts = zip(here, *map(np.asarray, drawn), strict=True)
-                each = [measure(name, estimator, *a, v, g) for a, v, g in parts]
+                each = [measure(name, estimator, z, q, v, g) for (z, q), v, g in parts]
                 numbers = {k: [one[k] for one in each] for k in each[0]}
                 about = {"divergence": name, "estimator": estimator}
                 rows.append(about | {"distance": distance} | numbers)

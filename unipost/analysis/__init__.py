@@ -58,7 +58,7 @@ from unipost.analysis.transfer import symlog as symlog
 from unipost.analysis.transfer import ti_di as ti_di
 from unipost.analysis.transfer import ti_di_pooled as ti_di_pooled
 from unipost.analysis.transfer import ti_relgain as ti_relgain
-from unipost.analysis.transfer import transfer_interval as transfer_interval
+from unipost.analysis.transfer_intervals import transfer_interval as transfer_interval
 from unipost.analysis.weights import WeightDistance as WeightDistance
 from unipost.analysis.weights import unchanged as unchanged
 from unipost.analysis.weights import weight_distance as weight_distance

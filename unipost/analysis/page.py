@@ -137,7 +137,9 @@ def _response(
         values, ["" if x.special else x.text for x in parts], separator
     )
     if len(steps.spans) > 1:
-        notes.append("by step " + ", ".join(f"{x:+.2f}" for x in steps.rewards))
+        notes.append(
+            "by step " + ", ".join(f"{round(x, 2) + 0.0:+.2f}" for x in steps.rewards)
+        )
     text = spans(parts, values.tolist(), limit, titles)
     return (
         f'<div class="response"><span class="label">{side.name}: {"; ".join(notes)}'

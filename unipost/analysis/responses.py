@@ -59,11 +59,12 @@ class Responses:
 
     @property
     def tokens(self) -> list[list[list[int]]]:
-        """The ids of every response, N lists of G."""
-        rows = self.rows
+        """The ids of every response without its end token, N lists of G."""
+        lengths = self.lengths - self.finished
+        rows = zip(self.rows.response, lengths, strict=True)
         return [
-            [t[m].tolist() for t, m in zip(tokens, mask, strict=True)]
-            for tokens, mask in zip(rows.response, rows.response_mask, strict=True)
+            [t[:n].tolist() for t, n in zip(tokens, own, strict=True)]
+            for tokens, own in rows
         ]
 
     @cached_property

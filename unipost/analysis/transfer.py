@@ -20,18 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from unipost.analysis.statistics import Interval
-
 Scores = Mapping[str, float]
 Groups = Mapping[str, Sequence[str]]
 Weight = Literal["headroom", "uniform"]
-NOT_POSITIVE = "math_gain_not_positive"
-"""The reason of a TI that is none: it would divide by nothing, or by a loss."""
 
 
 @dataclass(frozen=True)
@@ -195,11 +191,16 @@ def check_groups(base: Scores, tuned: Scores, groups: Groups, source: str) -> No
                 )
 
 
+def not_positive(source: str) -> str:
+    """The reason of a TI that is none: it would divide by nothing, or by a loss."""
+    return f"{source}_gain_not_positive"
+
+
 def _ratios(index: dict[str, float], means: dict[str, float], source: str) -> Transfer:
     own = index[source]
     if not own > 0:
         ratio = {name: math.nan for name in index if name != source}
-        return Transfer(index, means, ratio, NOT_POSITIVE)
+        return Transfer(index, means, ratio, not_positive(source))
     ratio = {n: 100.0 * value / own for n, value in index.items() if n != source}
     return Transfer(index, means, ratio)
 
@@ -213,91 +214,3 @@ def symlog(values: ArrayLike, width: float = 10.0) -> np.ndarray:
         raise ValueError(f"symlog: width is {width}; write a number > 0")
     x = np.asarray(values, float)
     return np.sign(x) * np.log10(1.0 + np.abs(x) / width)
-
-
-class Intervals(NamedTuple):
-    """Transfer with its doubt: intervals of DI and of TI by group.
-
-    ratio   of every group but the source, in percent; NaN where it means nothing
-    reason  why it is NaN, or ""
-    """
-
-    index: dict[str, Interval]
-    ratio: dict[str, Interval]
-    reason: str
-
-
-def transfer_interval(
-    base: Mapping[str, ArrayLike],
-    tuned: Mapping[str, ArrayLike],
-    groups: Groups,
-    spread: Mapping[str, float],
-    *,
-    source: str = "math",
-    power: float = 0.5,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Intervals:
-    """Intervals of DI of every group and of TI, by bootstrap.
-
-    base, tuned  {benchmark: outcomes [items] or [seeds, items] in 0 ... 1}, the same
-                 items in both; seeds and items are drawn anew, the same for both
-    spread       s_g by group, held fixed
-
-    TI is the ratio within each draw: a ratio of averages, no average of ratios. Where
-    the lower end of the source's interval is not above 0 a TI is NaN: it would divide
-    by what may be nothing or a loss.
-    """
-    outcomes = {b: _paired(b, base[b], tuned[b]) for g in groups.values() for b in g}
-    rng = np.random.default_rng(seed)
-    drawn = {b: _resampled(*pair, draws, rng) for b, pair in outcomes.items()}
-    points = {b: (pair[0].mean(), pair[1].mean()) for b, pair in outcomes.items()}
-
-    def indices(scores) -> dict[str, np.ndarray]:
-        found = {}
-        for name, benchmarks in groups.items():
-            before = 100.0 * np.stack([scores[b][0] for b in benchmarks], -1)
-            after = 100.0 * np.stack([scores[b][1] for b in benchmarks], -1)
-            found[name] = domain_index(before, after, spread[name], power)
-        return found
-
-    whole, many = indices(points), indices(drawn)
-    index = {name: _interval(float(whole[name]), many[name]) for name in groups}
-    others = [name for name in groups if name != source]
-    if not index[source].low > 0:
-        none = Interval(math.nan, math.nan, math.nan)
-        return Intervals(index, dict.fromkeys(others, none), NOT_POSITIVE)
-    ratio = {
-        name: _interval(
-            float(100.0 * whole[name] / whole[source]),
-            100.0 * many[name] / many[source],
-        )
-        for name in others
-    }
-    return Intervals(index, ratio, "")
-
-
-def _paired(name: str, base: ArrayLike, tuned: ArrayLike):
-    one, other = (np.atleast_2d(np.asarray(x, float)) for x in (base, tuned))
-    if one.shape[1] != other.shape[1] or not one.size:
-        raise ValueError(
-            f"{name}: {one.shape[1]} items of the base and {other.shape[1]} of the "
-            "tuned model; give outcomes of the same items"
-        )
-    return one, other
-
-
-def _resampled(one: np.ndarray, other: np.ndarray, draws: int, rng) -> tuple:
-    """Means [draws] of both with the same items drawn, and each its own seeds."""
-    items = rng.integers(one.shape[1], size=(draws, one.shape[1]))
-
-    def means(x: np.ndarray) -> np.ndarray:
-        seeds = rng.integers(len(x), size=(draws, len(x)))
-        return np.array([x[s][:, i].mean() for s, i in zip(seeds, items, strict=True)])
-
-    return means(one), means(other)
-
-
-def _interval(value: float, draws: np.ndarray) -> Interval:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(value, float(low), float(high))

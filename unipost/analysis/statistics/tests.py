@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -68,7 +68,10 @@ def holm(p: ArrayLike) -> np.ndarray:
 def wilcoxon(differences: ArrayLike) -> float:
     """Two-sided p of Wilcoxon's signed-rank test of differences [n]; 1 if all are 0."""
     values = _differences(differences, "wilcoxon")
-    return 1.0 if not values.any() else float(stats.wilcoxon(values)[1])
+    if not values.any():
+        return 1.0
+    found: Any = stats.wilcoxon(values)
+    return float(found.pvalue)
 
 
 def paired_t(differences: ArrayLike) -> float:
@@ -81,7 +84,8 @@ def paired_t(differences: ArrayLike) -> float:
         raise ValueError("paired_t: needs two differences at least")
     if np.ptp(values) == 0:
         return float(values[0] == 0)
-    return float(stats.ttest_1samp(values, 0.0)[1])
+    found: Any = stats.ttest_1samp(values, 0.0)
+    return float(found.pvalue)
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
