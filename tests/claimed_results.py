@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,9 +55,10 @@ def results(
                 {
                     "seed": seed,
                     "steps": 40,
-                    **run[-1],
+                    **copy.deepcopy(run[-1]),
                     "curve": [
-                        {"step": s, **p} for s, p in zip(POINTS, run[:-1], strict=True)
+                        {"step": s, **copy.deepcopy(p)}
+                        for s, p in zip(POINTS, run[:-1], strict=True)
                     ],
                 }
                 for seed, run in enumerate(runs)
@@ -85,7 +87,7 @@ def results(
         "groups": {},
         "curve": [*POINTS],
         "matched": {"task": "new", "metric": "sampled", "reach": 70.0},
-        "base": dict(base),
+        "base": copy.deepcopy(dict(base)),
         "arms": made,
         "claims": {
             name: {

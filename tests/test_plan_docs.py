@@ -38,10 +38,11 @@ def test_a_record_shows_the_compilers_figure(path):
     for program in refused:
         assert program["overflow"]["wanted"] > program["overflow"]["there"]
     for program in compiled[:1]:
-        # what XLA multiplies is what the formula says, kernels apart
+        # what XLA multiplies is what the formula says, kernels apart, or a little more:
+        # the compiler may compute something twice (4% for 0.5B on v6e)
         rest = program["hardware_flops"] - program["kernel_flops"]
         ran = program["flops"] * program["runs"] * tree["chips"]
-        assert ran == pytest.approx(rest, rel=0.02)
+        assert 0.98 < ran / rest < 1.05
 
 
 def test_the_steps_that_were_asked_for_fit():
