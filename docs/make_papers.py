@@ -184,7 +184,8 @@ def _claims(name: str, claims: Iterable[str] | str) -> list[tuple[str, str, str]
         found = stored[claim]["found"]
         _, mean, low, high = found["effects"][0][:4]
         ends = ", ".join("-" if x is None else f"{x:.3g}" for x in (low, high))
-        value = "no number" if mean is None else f"{mean:.3g} [{ends}]"
+        interval = "" if low is None and high is None else f" [{ends}]"
+        value = "no number" if mean is None else f"{mean:.3g}{interval}"
         unit = f" {found['unit']}" if found.get("unit") else ""
         says = stored[claim]["says"].strip().rstrip(".")
         text = f"{says}: {value}{unit}, **{found['verdict']}** (`{name}`, {claim})"

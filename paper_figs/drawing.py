@@ -19,7 +19,8 @@ from stored import DATA, Stored, csv_text
 from unipost.figure_style import RC, save
 
 HERE = Path(__file__).parent
-PARTS = ("arms", "audit", "drawing", "gallery", "stored", "style", "suite")
+PARTS = ("arms", "audit", "claims", "drawing", "f_dpo_arms", "gallery", "stored")
+PARTS += ("style", "suite")
 OUT = Path("build") / "paper_figs"
 
 

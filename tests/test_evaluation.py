@@ -102,6 +102,25 @@ def test_samples_and_pass_at_k_count_the_same_draws(sums):
     assert numbers["pass@1"] == pytest.approx(numbers["sampled"])
 
 
+def test_samples_of_a_task_are_drawn_at_its_temperature(sums):
+    """Near 0 every sample is the greedy one; else those drawn at that temperature."""
+    evaluator = evaluator_of(sums)
+    opened = evaluator.tasks["sums"]
+    cold = opened._replace(task=replace(opened.task, temperature=1e-4))
+    graded = evaluator.decoder.grade(OTHER, cold)
+    assert graded.sampled is not None
+    np.testing.assert_array_equal(graded.sampled, graded.greedy)
+    hot = opened._replace(task=replace(opened.task, temperature=2.5))
+    tokens, mask = evaluator.decoder.responses(OTHER, opened, 2.5, 5)
+    text = [TOKENIZER.decode(t[m].tolist()) for t, m in zip(tokens, mask, strict=True)]
+    right = np.array([starts_with_a_digit(t, "") for t in text]).reshape(10, 5)
+    found = evaluator.decoder.grade(OTHER, hot).sampled
+    assert found is not None
+    np.testing.assert_allclose(found, right.mean(1))
+    plain = evaluator.decoder.grade(OTHER, opened).sampled
+    assert (found != plain).any()
+
+
 def test_an_evaluation_does_not_depend_on_how_many_rows_decode_at_once(sums):
     one, other = evaluator_of(sums), evaluator_of(sums)
     other.decoder = other.decoder._replace(rows=3)
@@ -204,6 +223,7 @@ def test_kl_both_ways_is_the_enumerated_one(tmp_path):
     [
         ({"samples": -1}, "samples: -1; write 0 or more"),
         ({"samples": 2, "pass_at": (3,)}, r"pass_at: 3 needs at least as many"),
+        ({"temperature": 0.0}, "temperature: 0; write a number > 0"),
         ({"limit": 0}, "limit: 0; write 1 or more"),
         ({"limit": -1}, "limit: -1; write 1 or more"),
     ],

@@ -83,7 +83,8 @@ REFUSED = {
     ),
     "kind": (
         lambda t: t["stages"]["rl"].update(kind="trian"),
-        "stages.rl.kind: 'trian'; write one of train, rejection, evaluation",
+        "stages.rl.kind: 'trian'; write one of train, rejection, labelling, "
+        "best_of, evaluation",
     ),
     "settings of a late stage": (
         lambda t: t["stages"]["sft"].update(stepz=3),

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unipost.rewards.grades import Grades
+from unipost.rewards.grades import Grades, grades_of
+from unipost.rewards.learned import split_at
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,18 @@ class Pieces:
         values = np.array([float(len(own)) for own in steps])
         none = np.zeros((len(samples), 0))
         return Grades(values, none, (), 0, [], {}, steps)
+
+
+@dataclass(frozen=True)
+class EvenSteps:
+    """Steps between + signs: 1 for one that starts with an even digit, else 0."""
+
+    def score(self, samples):
+        """Whether all steps are even, and each of them."""
+        steps = []
+        for sample in samples:
+            spans = split_at(sample.response, "+")
+            found = [(b, sample.response[a] in "02468") for a, b in spans]
+            steps.append([(end, float(even)) for end, even in found])
+        values = [float(all(v for _, v in own)) for own in steps]
+        return grades_of(values, steps=steps)

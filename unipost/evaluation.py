@@ -39,7 +39,8 @@ Array = jax.Array
 class Task:
     """Questions to answer, and how they are graded.
 
-    samples   responses per item at temperature 1, besides the greedy one (0: none)
+    samples   responses per item, besides the greedy one (0: none)
+    temperature  that the samples are drawn at
     pass_at   values of k for pass@k, at most `samples`
     limit     only the first so many items
     marker    text whose share of greedy responses is reported as `style`
@@ -53,6 +54,7 @@ class Task:
     response_length: int
     reward: Reward = numeric
     samples: int = 0
+    temperature: float = 1.0
     pass_at: tuple[int, ...] = ()
     limit: int | None = None
     marker: str | None = None
@@ -66,6 +68,8 @@ class Task:
     def __post_init__(self):
         if self.samples < 0:
             raise ValueError(f"samples: {self.samples}; write 0 or more")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature: {self.temperature:g}; write a number > 0")
         if self.time_limit is not None and self.time_limit <= 0:
             raise ValueError(f"time_limit: {self.time_limit}; write seconds > 0")
         if self.limit is not None and self.limit < 1:
@@ -230,7 +234,8 @@ class Decoder(NamedTuple):
             style = float(np.mean([task.marker in text for text in greedy_texts]))
         sampled, passes = None, {}
         if task.samples:
-            tokens, drawn = self.responses(params, opened, 1.0, task.samples)
+            hot, count = task.temperature, task.samples
+            tokens, drawn = self.responses(params, opened, hot, count)
             many = [a for a in answers for _ in range(task.samples)]
             scores = score_texts(
                 task.reward,

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -209,3 +210,18 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in pairs:
         found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return found
+
+
+def revision() -> str | None:
+    """The short commit of the checkout, or None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

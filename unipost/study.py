@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from unipost.loading import laid_out
 from unipost.locks import held
 from unipost.mesh import Layout, within
 from unipost.preemption import check as check_stopped
-from unipost.runs import RunError, check_own, open_folder, write_atomic
+from unipost.runs import RunError, check_own, open_folder, revision, write_atomic
 from unipost.studies.coefficients import coefficients
 from unipost.studies.curve import Curve, Measured, means_of
 from unipost.studies.diagnostics import named
@@ -96,7 +95,7 @@ def _header(study: Study, measure: Measured, late: list[str]) -> dict[str, Any]:
         "study": study.name,
         "claim": study.claim,
         "seeds": list(study.seeds),
-        "git": _revision(),
+        "git": revision(),
         "command": shlex.join(["unipost", *sys.argv[1:]]),
         "cores": os.cpu_count(),
         "rule": vars(study.rule),
@@ -107,6 +106,7 @@ def _header(study: Study, measure: Measured, late: list[str]) -> dict[str, Any]:
                 "role": opened.task.role,
                 "title": opened.task.title or name,
                 "samples": opened.task.samples,
+                "temperature": opened.task.temperature,
                 "pass_at": list(opened.task.pass_at),
             }
             for name, opened in measure.evaluator.tasks.items()
@@ -123,9 +123,14 @@ def _header(study: Study, measure: Measured, late: list[str]) -> dict[str, Any]:
 
 
 def _seconds(base: dict[str, Any], arms: dict[str, Any]) -> float:
-    """What all parts took, also those of a start before this one."""
+    """What all parts took, also those of a start before this one.
+
+    A run that was trained with others, or before the study was killed, has its training
+    in `train_seconds` alone.
+    """
     runs = [run for arm in arms.values() for run in arm["runs"]]
-    return sum(part.get("seconds", 0.0) for part in (base, *runs))
+    each = [max(run.get("seconds", 0.0), run["train_seconds"]) for run in runs]
+    return base.get("seconds", 0.0) + sum(each)
 
 
 def _base(study: Study, folder: Path) -> str:
@@ -202,18 +207,3 @@ def _run_arm(study, experiment, folder, title, model: Model, measure: Measured):
         "curve": curve.points(steps, study.metrics),
         "coefficient": coefficients(experiment, model, measure.placed(params)),
     }
-
-
-def _revision() -> str | None:
-    """The short commit of the checkout, or None outside one."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

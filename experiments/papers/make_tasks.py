@@ -22,6 +22,7 @@ from typing import Any
 
 from experiments.papers.problems import CHAINS, FACTS, TASKS, Problem, drawn, facts
 from experiments.papers.tasks import countdown, solutions, steps, written
+from experiments.papers.teacher import misled
 
 FILLER = 12  # longest free filler
 SHARES = {  # of the rows that the base is trained on
@@ -50,6 +51,7 @@ TEST_ROWS = 512
 TRAIN_ROWS = {
     "ch3": 128,
     "ch4": 6144,
+    "ch5": 2048,
     "ch7": 4096,
     "v3": 4096,
     "v4": 4096,
@@ -124,6 +126,8 @@ def training(task: str) -> Iterator[dict]:
             row |= {"verbose": written(worked, "verbose")}
             if task == "ch4":
                 row |= {"dotted": written(worked, "dotted")}
+            if task == "ch5":
+                row |= {"misled": written(misled(problem.prompt, rng), "cot")}
         if task == "cd":
             row |= {"canonical": canonical_label(problem.answer)}
             row |= {"uniform": rng.choice(solutions(problem.answer))}

@@ -13,6 +13,11 @@ The rewards are pure functions (response, answer) -> 1.0 or 0.0, exact in intege
 
 import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unipost.rewards.grades import Grades, grades_of
+from unipost.rewards.sample import Sample
 
 OPERATORS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 _STYLES = {
@@ -118,3 +123,42 @@ def solutions(answer: str) -> list[str]:
         if i != j and value(int(a), int(b)) == int(target)
     }
     return sorted(found)
+
+
+@dataclass(frozen=True)
+class RunningValues:
+    """A reward of chains in running values: 1 for the answer, and 1 for a right step.
+
+    Step i is right where it follows from the value before it as written. Of a response
+    with another number of values than the chain has steps the answer is wrong, and so
+    is every value too many.
+    """
+
+    def score(self, samples: Sequence[Sample]) -> Grades:
+        """The outcome and the steps of every response."""
+        judged = [judged_values(x.prompt, x.response) for x in samples]
+        totals = [
+            float(len(own) == len(steps(x.prompt)) and final == x.answer)
+            for x, (own, final) in zip(samples, judged, strict=True)
+        ]
+        return grades_of(totals, steps=[own for own, _ in judged])
+
+
+def judged_values(prompt: str, response: str) -> tuple[list[tuple[int, float]], str]:
+    """((end, 1.0 or 0.0) of every written value, the last one written)."""
+    found, end = [], 0
+    asked = [(sign, right) for _, sign, right, _ in steps(prompt)]
+    before = steps(prompt)[0][0]
+    for i, value in enumerate(response.split(",")):
+        end += len(value)
+        if value.strip():
+            follows = i < len(asked) and _follows(before, *asked[i], value)
+            found.append((end, float(follows)))
+        before, end = value, end + 1
+    return found, before
+
+
+def _follows(before: str, sign: str, right: str, value: str) -> bool:
+    """Whether `value` is before sign right, of as many digits."""
+    digits = len(before) == len(right) and before.isdecimal()
+    return digits and step(before, sign, right) == value

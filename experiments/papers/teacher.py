@@ -77,6 +77,30 @@ def slipped(prompt: str, rng: random.Random) -> list[tuple[str, str, str, str]]:
             return worked
 
 
+MISLED = 0.75
+"""How often the misled teacher goes wrong in a step that misleads it."""
+
+
+def misled(prompt: str, rng: random.Random) -> list[tuple[str, str, str, str]]:
+    """The steps of a chain of single digits by a teacher with two misconceptions.
+
+    In MISLED of such steps the smaller digit is taken from the larger one, whichever
+    stands first, and a product with 6, 7, 8 or 9 is taken with one less. The chain goes
+    on from the wrong value, which may come out right in the end.
+    """
+    worked, value = [], steps(prompt)[0][0]
+    for _, sign, right, _ in steps(prompt):
+        after = step(value, sign, right)
+        if rng.random() < MISLED:
+            if sign == "-" and value < right:
+                after = step(right, sign, value)
+            if sign == "*" and right >= "6":
+                after = step(value, sign, str(int(right) - 1))
+        worked.append((value, sign, right, after))
+        value = after
+    return worked
+
+
 def _changed(value: str, rng: random.Random) -> str:
     """One digit replaced by another."""
     at = rng.randrange(len(value))

@@ -24,7 +24,7 @@ def measure(run: Run) -> None:
     from.
     """
     evaluation = run.pipeline.evaluation
-    if evaluation is None or run.stage.of.gives == "rows":
+    if evaluation is None or not run.stage.measured:
         return
     asked = {
         "evaluation": to_tree(evaluation),

@@ -18,6 +18,7 @@ from unipost.loading import NewModel, adapter_base
 from unipost.pipeline.record import outside
 from unipost.pipeline.references import references
 from unipost.pipeline.settings import Pipeline
+from unipost.rollouts.labelling import Labelling
 from unipost.rollouts.rejection import Rejection
 from unipost.rows import Kind
 from unipost.runs import RunError
@@ -28,6 +29,7 @@ from unipost.sources import (
     Preferences,
     Source,
 )
+from unipost.test_time.settings import BestOf
 from unipost.tokenizer import Tokenizer, load_tokenizer
 
 _KINDS: dict[type, Kind] = {
@@ -47,7 +49,7 @@ def check_stages(pipeline: Pipeline) -> None:
         tokenizer = _tokenizer(pipeline, name)
         for where, evaluation in _evaluations(pipeline, name):
             _guarded(where, open_tasks, evaluation, tokenizer)
-        if isinstance(stage.settings, Rejection):
+        if isinstance(stage.settings, Rejection | Labelling | BestOf):
             _guarded(f"stages.{name}", _read, stage.settings, "questions", tokenizer)
         if isinstance(stage.settings, Experiment):
             where = f"stages.{name}.data"
@@ -71,7 +73,7 @@ def _evaluations(pipeline: Pipeline, name: str) -> Iterator[tuple[str, Evaluatio
     own = settings.evaluation if isinstance(settings, Experiment) else None
     if own is not None and not references([t.path for t in own.tasks.values()]):
         yield f"stages.{name}.evaluation", own
-    if pipeline.evaluation is not None and not isinstance(settings, Rejection):
+    if pipeline.evaluation is not None and pipeline.stages[name].measured:
         yield "evaluation", pipeline.evaluation
 
 

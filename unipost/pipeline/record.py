@@ -104,6 +104,11 @@ class Run:
         """What the finished stage reported."""
         return json.loads((self.folder / "done.json").read_text())["numbers"]
 
+    @property
+    def seconds(self) -> float:
+        """What the finished stage took."""
+        return json.loads((self.folder / "done.json").read_text())["seconds"]
+
     def finish(self, numbers: dict[str, float], seconds: float) -> None:
         """Write done.json, the last thing a stage does."""
         values = {

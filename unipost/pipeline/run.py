@@ -10,6 +10,7 @@ import yaml
 
 from unipost.config import dump_tree
 from unipost.locks import NAME, held
+from unipost.pipeline.claims import check_claims, register_claims, write_results
 from unipost.pipeline.measure import measure
 from unipost.pipeline.preflight import check_stages
 from unipost.pipeline.record import check_run, check_stale, runs_of
@@ -25,6 +26,7 @@ def run_pipeline(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
     a pipeline that was killed goes on where it stopped. Raises RunError, before
     anything runs, where an input is missing or a stage there was made otherwise.
     """
+    check_claims(pipeline)
     check_stages(pipeline)
     _check_own(folder)
     with held(folder):
@@ -33,6 +35,7 @@ def run_pipeline(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
 
 def _run(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
     check_stale(pipeline, folder)
+    register_claims(pipeline, folder)
     write_atomic(folder / "config.yaml", dump_tree(pipeline.tree()))
     runs = list(runs_of(pipeline, folder))
     for i, run in enumerate(runs):
@@ -45,6 +48,7 @@ def _run(pipeline: Pipeline, folder: Path) -> dict[str, Any]:
             numbers = run.stage.of.run(run.settings(), run.folder, title)
             run.finish(numbers, time.perf_counter() - started)
         measure(run)
+    write_results(runs, folder)
     return write_summary(runs, folder)
 
 

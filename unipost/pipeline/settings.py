@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from unipost.pipeline.references import (
     check_used,
     references,
 )
+from unipost.scalar.objective import ScalarObjective
+from unipost.studies.claims import Claim
 from unipost.study import Rule
 from unipost.tree import COMMAND_LINE, ConfigError, load_tree, merge
 
@@ -46,6 +48,13 @@ class Stage:
         return KINDS[self.kind]
 
     @property
+    def measured(self) -> bool:
+        """Whether it has a model that the pipeline's evaluation measures."""
+        own = getattr(self.settings, "objective", None)
+        scalar = isinstance(own, ScalarObjective)
+        return self.kind in ("train", "evaluation") and not scalar
+
+    @property
     def tree(self) -> dict[str, Any]:
         """Every setting, defaults written out, as plain data."""
         return {"kind": self.kind, **to_tree(self.settings)}
@@ -67,6 +76,8 @@ class Pipeline:
     seeds        run the stages once for each; a stage with a seed of its own runs once
     results      stages whose model is meant for the reader, not for a later stage
     comparisons  [stage, other stage, label]: on the same seeds and items
+    claims       what is said of the stages' models, or of the rules of a best_of
+                 stage, with the tests that decide it (`unipost.pipeline.claims`)
     """
 
     stages: dict[str, Any]
@@ -76,6 +87,7 @@ class Pipeline:
     seeds: tuple[int, ...] | None = None
     results: tuple[str, ...] = ()
     comparisons: tuple[tuple[str, ...], ...] = ()
+    claims: dict[str, Claim] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.stages:
@@ -102,9 +114,10 @@ class Pipeline:
         return self.seeds
 
     def tree(self) -> dict[str, Any]:
-        """The whole file with every default written out, as plain data."""
+        """The file but for its claims, every default written out, as plain data."""
         rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         rest["stages"] = {name: stage.tree for name, stage in self.stages.items()}
+        del rest["claims"]
         return {
             key: value if key == "stages" else to_tree(value)
             for key, value in rest.items()
@@ -202,8 +215,10 @@ def _check_results(pipeline: Pipeline) -> None:
                 f"comparisons: {list(entry)}; write [stage, other stage, label]"
             )
         for name in entry[:2]:
-            if pipeline.stages[name].of.gives == "rows":
-                raise ValueError(f"comparisons: {name} gives rows; write a model's")
+            if not pipeline.stages[name].measured:
+                raise ValueError(
+                    f"comparisons: {name} has no model that is measured; write another"
+                )
 
 
 def _check_seeds(pipeline: Pipeline) -> None:
@@ -240,7 +255,7 @@ def _check_measured(pipeline: Pipeline) -> None:
         raise ValueError("comparisons: need rule: {task, metric}")
     if rule is None or evaluation is None:
         return
-    if not pipeline.comparisons:
+    if not pipeline.comparisons and not pipeline.claims:
         raise ValueError("rule: no comparisons use it; write them or leave it out")
     task = evaluation.tasks.get(rule.task)
     if task is None:

@@ -6,9 +6,9 @@ Source: stage 3 of DeepSeek-R1 (2501.12948); RFT (2308.01825) is the same in one
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from unipost.rows import Question
 from unipost.sampling import BatchSampler, Completion, Sampler, Sampling
 from unipost.sources import OnBadRow, Setting, TooLong
 from unipost.wording import Wording
+
+if TYPE_CHECKING:
+    from unipost.rollouts.labelling import Labelling
 
 COUNTED = "questions sampled right unscored truncated filtered kept".split()
 
@@ -117,7 +120,7 @@ def rejection_sample(setting: Setting, rejection: Rejection) -> Rejected:
     graders = [open_reward(reward, rejection.time_limit) for reward in rewards]
     rows, counts = [], Counter[str]()
     try:
-        for samples in _sampled(setting, rejection, questions):
+        for samples in sampled(setting, rejection, questions):
             responses = _graded(samples, rejection, graders)
             _count(counts, responses, rejection)
             kept = _kept(responses, rejection)
@@ -138,7 +141,9 @@ def rejection_sample(setting: Setting, rejection: Rejection) -> Rejected:
     return Rejected(rows, numbers | {"covered": covered})
 
 
-def _sampled(setting: Setting, rejection: Rejection, questions: Questions):
+def sampled(
+    setting: Setting, rejection: Rejection | Labelling, questions: Questions
+) -> Iterator[list[Sample]]:
     """The samples of one question after the other, of `prompts` drawn at once."""
     engine = rejection.sampler.open(
         setting.policy, setting.tokenizer, rejection.sampling, rejection.prompt_length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,16 @@ from unipost.studies.claims import Claim
 NAME = "claims.json"
 
 
-def register(claims: Mapping[str, Claim], folder: Path) -> None:
-    """Write the tests of the claims, as long as no run of the study has a result."""
-    if not any(folder.glob("*/*/result.json")):
+def register(
+    claims: Mapping[str, Claim],
+    folder: Path,
+    results: Sequence[str] = ("*/*/result.json",),
+) -> None:
+    """Write the tests of the claims, as long as no run has a result.
+
+    `results` are patterns of the files that tell so.
+    """
+    if not any(found for pattern in results for found in folder.glob(pattern)):
         write_atomic(folder / NAME, json.dumps(_tests(claims), indent=1) + "\n")
 
 

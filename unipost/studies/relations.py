@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 
 from unipost.studies.claims import Effect, Test, bounds
+from unipost.studies.frame import Frame
+from unipost.studies.sample import Axis
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Slope(Test):
 
     of      one arm, or two: the slope of the first minus that of the second
     since   the first step that counts; 0 is the base
+    until   the last one; None: the last of the run
+    axis    log2: against the logarithm of the steps, per doubling, from step 1 on
     """
 
     of: tuple[str, ...]
@@ -23,9 +27,12 @@ class Slope(Test):
     above: float | None = None
     below: float | None = None
     since: int = 0
+    until: int | None = None
+    axis: Axis = "steps"
 
     def __post_init__(self):
         bounds(self.above, self.below)
+        _check_range(self.since, self.until, self.axis)
         if len(self.of) not in (1, 2):
             raise ValueError(f"of: {list(self.of)}; write one arm or two")
 
@@ -34,23 +41,57 @@ class Slope(Test):
 
     def check(self, frame):
         super().check(frame)
-        steps = [s for s in frame.curve if s >= self.since]
-        if not steps:
-            raise ValueError(
-                f"since: {self.since}, and no step of the curve is there; write curve"
-            )
-        frame.check_at(steps[0], self.what)
+        _check_points(frame, self.what, self.since, self.until)
 
     def text(self):
         return f"slope of {' - '.join(self.of)}, {self.what}"
 
     def unit(self, frame):
-        return f"{super().unit(frame)} per 100 steps".strip()
+        per = "per 100 steps" if self.axis == "steps" else "per doubling"
+        return f"{super().unit(frame)} {per}".strip()
 
     def effects(self, sample):
-        slopes = [sample.slope(arm, self.what, self.since) for arm in self.of]
+        asked = self.what, self.since, self.until, self.axis
+        slopes = [sample.slope(arm, *asked) for arm in self.of]
         draws = slopes[0] if len(slopes) == 1 else slopes[0] - slopes[1]
         return [Effect(sample.over_runs(draws), *bounds(self.above, self.below))]
+
+
+@dataclass(frozen=True)
+class Line(Test):
+    """R^2 of a line through `what` over the curve is above `above`: how straight it is.
+
+    since, until, axis as of `Slope`; by default against the logarithm of the steps.
+    The mean over runs of each run's R^2.
+    """
+
+    arm: str
+    what: str
+    above: float
+    since: int = 1
+    until: int | None = None
+    axis: Axis = "log2"
+
+    def __post_init__(self):
+        _check_range(self.since, self.until, self.axis)
+
+    def uses(self):
+        return (((self.arm,), (self.what,), "final"),)
+
+    def check(self, frame):
+        super().check(frame)
+        _check_points(frame, self.what, self.since, self.until, least=3)
+
+    def text(self):
+        return f"R^2 of a line, {self.arm}, {self.what}"
+
+    def unit(self, frame):
+        return ""
+
+    def effects(self, sample):
+        asked = self.what, self.since, self.until, self.axis
+        draws = sample.over_runs(sample.line_r2(self.arm, *asked))
+        return [Effect(draws, lower=self.above)]
 
 
 @dataclass(frozen=True)
@@ -143,6 +184,25 @@ class Peak(Test):
             places.append(np.argmax(np.stack(means), 0).astype(float))
         draws = places[0] - places[1]
         return [Effect(draws, *bounds(self.above, self.below))]
+
+
+def _check_range(since: int, until: int | None, axis: Axis) -> None:
+    if axis == "log2" and since < 1:
+        raise ValueError(f"since: {since} has no logarithm; write 1 or more")
+    if until is not None and until <= since:
+        raise ValueError(f"until: {until}; write a step after {since}")
+
+
+def _check_points(
+    frame: Frame, what: str, since: int, until: int | None, least: int = 1
+) -> None:
+    top = max([since, *frame.curve]) if until is None else until
+    steps = [s for s in frame.curve if since <= s <= top]
+    if len(steps) < least:
+        where = f"since: {since}" if until is None else f"since: {since} to {until}"
+        wanted = "no step" if least == 1 else f"fewer than {least} steps"
+        raise ValueError(f"{where}, and {wanted} of the curve is there; write curve")
+    frame.check_at(steps[0], what)
 
 
 def _predicts(test: Predictor) -> str:

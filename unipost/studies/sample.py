@@ -7,14 +7,16 @@ All arms share the draws, so a difference of two arrays is paired.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from unipost.analysis.statistics import (
     Weights,
     at_accuracy,
+    line_r2,
     quadratic_r2,
     sign_flip,
     slope,
@@ -24,6 +26,8 @@ from unipost.analysis.statistics.relations import group_draws
 from unipost.studies.frame import BASE, At, Matched, Quantity
 from unipost.studies.outcomes import frame_of, number_of, scores_of
 
+Axis = Literal["steps", "log2"]
+"""Against what a line is drawn: steps, or their logarithm to base 2."""
 RELATIONS = {"r2": quadratic_r2, "spearman": spearman}
 RELATION_DRAWS = 2_000
 """Replicates of a relation: each takes a fit of its own."""
@@ -189,19 +193,45 @@ class Sample:
         table = 100.0 * ((first >= 1) & ~(second >= 1))[:, 0]
         return self.over_runs(self.weights.over_items(task, table))
 
-    def slope(self, arm: str, what: str, since: int) -> np.ndarray:
-        """Slope of `what` per 100 steps of every run [1 + B, runs].
+    def slope(
+        self,
+        arm: str,
+        what: str,
+        since: int,
+        until: int | None = None,
+        axis: Axis = "steps",
+    ) -> np.ndarray:
+        """Slope of `what` of every run [1 + B, runs], per 100 steps or per doubling.
 
-        Over the points of the curve from step `since` on.
+        Over the points of the curve from step `since` to step `until`.
         """
-        each = []
+        scale = 100.0 if axis == "steps" else 1.0
+        each = [
+            scale * slope(x, y) for x, y in self._lines(arm, what, since, until, axis)
+        ]
+        return np.mean(each, 0)
+
+    def line_r2(
+        self, arm: str, what: str, since: int, until: int | None, axis: Axis
+    ) -> np.ndarray:
+        """R^2 of the line through the points of `slope`, of every run [1 + B, runs]."""
+        found = self._lines(arm, what, since, until, axis)
+        return np.mean([line_r2(x, y) for x, y in found], 0)
+
+    def _lines(
+        self, arm: str, what: str, since: int, until: int | None, axis: Axis
+    ) -> list[tuple[list[float], np.ndarray]]:
+        """(places, values [1 + B, runs, points]) of the curve of every member."""
+        found = []
         for name in self.frame.members(arm):
             last = self.results["arms"][name]["steps"]
             points = [(last if s is None else s, s) for s in self.steps(name)]
-            kept = [(step, s) for step, s in points if step >= since]
+            top = last if until is None else until
+            kept = [(step, s) for step, s in points if since <= step <= top]
             values = self._curve(name, self.frame.quantity(what), [s for _, s in kept])
-            each.append(100 * slope([step for step, _ in kept], values))
-        return np.mean(each, 0)
+            places = [step if axis == "steps" else math.log2(step) for step, _ in kept]
+            found.append((places, values))
+        return found
 
     def relation(
         self,

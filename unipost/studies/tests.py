@@ -15,7 +15,7 @@ from unipost.studies.comparisons import (
     Ratio,
     Recovery,
 )
-from unipost.studies.relations import Peak, Predictor, Slope
+from unipost.studies.relations import Line, Peak, Predictor, Slope
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ TESTS: dict[str, type[Test]] = {
     "recovery": Recovery,
     "exclusive": Exclusive,
     "slope": Slope,
+    "line": Line,
     "predictor": Predictor,
     "peak": Peak,
     "all_of": AllOf,

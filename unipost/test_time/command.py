@@ -8,6 +8,9 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from unipost.analysis.statistics import Interval
 from unipost.config import dump_tree, to_tree
@@ -15,14 +18,23 @@ from unipost.formats import data_hash
 from unipost.loading import adapter_base, load_model
 from unipost.runs import RunError, environment, open_folder, write_atomic
 from unipost.tables import markdown, show
-from unipost.test_time.curves import Point, curves
+from unipost.test_time.cost import cost_of
+from unipost.test_time.curves import (
+    Drawn,
+    Measured,
+    Point,
+    expected_pass,
+    measured,
+    point,
+)
 from unipost.test_time.figure import figure
 from unipost.test_time.sample import draw, drawn_of
 from unipost.test_time.settings import BestOf
+from unipost.tokenizer import load_tokenizer
 
 
 def best_of(model: str, asked: BestOf, folder: Path) -> list[Point]:
-    """Accuracy against N of every rule; writes samples.jsonl, curve.csv, curve.png.
+    """Accuracy against N of every rule; writes samples.jsonl, curve.*, items.json.
 
     Samples that are there already, of the same settings, model and data, are used
     again. Raises RunError where the folder holds others.
@@ -47,7 +59,11 @@ def best_of(model: str, asked: BestOf, folder: Path) -> list[Point]:
         write_atomic(path, text)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     drawn = drawn_of(lines, asked)
-    points = curves(drawn, asked.points, asked.trials, asked.seed)
+    found = measured(drawn, asked.points, asked.trials, asked.seed)
+    points = [point(x) for x in found]
+    tokenizer = load_tokenizer(Path(base or model))
+    told = items(found, drawn) | cost_of(model, tokenizer, lines, asked)
+    write_atomic(folder / "items.json", json.dumps(told) + "\n")
     write_atomic(folder / "curve.csv", csv_of(points))
     write_atomic(folder / "curve.md", table(points) + "\n")
     partial = folder / ".curve.png.partial"
@@ -56,6 +72,18 @@ def best_of(model: str, asked: BestOf, folder: Path) -> list[Point]:
     )
     os.replace(partial, folder / "curve.png")
     return points
+
+
+def items(found: Sequence[Measured], drawn: Drawn) -> dict[str, Any]:
+    """{one: [accuracy of a single sample per item], rules: {rule: {N: [the same]}}}."""
+    rules: dict[str, dict[str, list[float]]] = {}
+    for measure in found:
+        rules.setdefault(measure.rule, {})[str(measure.samples)] = _plain(measure.items)
+    return {"one": _plain(expected_pass(drawn, 1)), "rules": rules}
+
+
+def _plain(shares: np.ndarray) -> list[float]:
+    return [round(float(x), 4) for x in shares]
 
 
 def config_of(model: str, asked: BestOf) -> str:

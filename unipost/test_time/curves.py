@@ -108,9 +108,26 @@ def trials(
     return found
 
 
-def curves(
+class Measured(NamedTuple):
+    """One rule at one N: outcomes of the trials [count, I], the expectation [I].
+
+    known  None where it has no closed form
+    """
+
+    rule: str
+    samples: int
+    tried: np.ndarray
+    known: np.ndarray | None
+
+    @property
+    def items(self) -> np.ndarray:
+        """The accuracy of every item [I]: the expectation, else the mean of trials."""
+        return self.tried.mean(0) if self.known is None else self.known
+
+
+def measured(
     drawn: Drawn, sizes: Sequence[int], count: int = 400, seed: int = 0
-) -> list[Point]:
+) -> list[Measured]:
     """Every rule at every N of `sizes`: best of n, votes, weighted votes, pass@k.
 
     `count` trials for each. Raises ValueError for an N that is not in 1..n.
@@ -119,13 +136,27 @@ def curves(
     for size in sizes:
         if not 1 <= size <= n:
             raise ValueError(f"sizes: {size} of {n} responses; write 1 to {n}")
-    points = []
+    found = []
     for name, (choose, exact) in _rules(drawn).items():
         for size in sizes:
             known = None if exact is None else exact(size)
             tried = trials(drawn, choose, size, count, seed)
-            points.append(_point(name, size, tried, known))
-    return points
+            found.append(Measured(name, size, tried, known))
+    return found
+
+
+def curves(
+    drawn: Drawn, sizes: Sequence[int], count: int = 400, seed: int = 0
+) -> list[Point]:
+    """The points of `measured`: means over items, with their intervals."""
+    return [point(x) for x in measured(drawn, sizes, count, seed)]
+
+
+def rule_names(scores: Sequence[str], weights: Sequence[str]) -> list[str]:
+    """The rules of `measured`, in its order, for these scores and weights."""
+    best_of = [f"best of n, {name}" for name in scores]
+    votes = ["majority", *(f"weighted vote, {name}" for name in weights)]
+    return [*best_of, *votes, "pass@n"]
 
 
 def _rules(drawn: Drawn):
@@ -152,9 +183,10 @@ def _partial(function: Callable[..., np.ndarray], *first):
     return lambda size: function(*first, size)
 
 
-def _point(name: str, size: int, tried: np.ndarray, known: np.ndarray | None) -> Point:
-    each = tried.mean(1)
-    interval = bootstrap_mean([tried.mean(0) if known is None else known])
-    exact = None if known is None else float(known.mean())
-    ends = interval.low, interval.high
-    return Point(name, size, float(each.mean()), float(each.std()), exact, *ends)
+def point(found: Measured) -> Point:
+    """The mean over items and trials, with its interval over items."""
+    each = found.tried.mean(1)
+    interval = bootstrap_mean([found.items])
+    exact = None if found.known is None else float(found.known.mean())
+    numbers = float(each.mean()), float(each.std()), exact
+    return Point(found.rule, found.samples, *numbers, interval.low, interval.high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ Line = dict[str, Any]
 def draw(model: Model, asked: BestOf) -> list[Line]:
     """n responses to every question, question by question, each graded and scored.
 
-    {item, sample, prompt, response, answer, correct, scores}. Raises DataError for the
-    file, ValueError where a reward gives no steps that were asked for.
+    {item, sample, prompt, response, answer, correct, tokens, scores}. Raises DataError
+    for the file, ValueError where a reward gives no steps that were asked for.
     """
     questions = open_questions(
         asked.path,
@@ -41,13 +42,12 @@ def draw(model: Model, asked: BestOf) -> list[Line]:
     found = list(_completions(model, asked, questions))
     samples = [sample for sample, _ in found]
     right = _grade(asked.reward, samples, asked).values >= 1.0  # NaN is not right
-    scores = {}
+    scores, graded = {}, []
     for name, score in asked.scores.items():
         if isinstance(score, Likelihood):
             values = [_likelihood(score, completion) for _, completion in found]
         else:
-            grades = _grade(score.reward, samples, asked)
-            values = _values(name, score, grades)
+            values = _values(name, score, _grade_once(score, samples, asked, graded))
         scores[name] = np.asarray(values, float)
     return [
         {
@@ -57,6 +57,7 @@ def draw(model: Model, asked: BestOf) -> list[Line]:
             "response": sample.response,
             "answer": _answer(sample.response, asked),
             "correct": bool(right[i]),
+            "tokens": sample.tokens,
             "scores": {k: _plain(v[i]) for k, v in scores.items()},
         }
         for i, sample in enumerate(samples)
@@ -106,6 +107,15 @@ def _grade(reward: Any, samples: Sequence[Sample], asked: BestOf) -> Grades:
         return grader(samples)
 
 
+def _grade_once(score: Graded, samples: Sequence[Sample], asked: BestOf, known: list):
+    """The grades of a reward: several scores may read the steps of one in their way."""
+    for reward, grades in known:
+        if reward == score.reward:
+            return grades
+    known.append((score.reward, _grade(score.reward, samples, asked)))
+    return known[-1][1]
+
+
 def _values(name: str, score: Graded, grades: Grades) -> np.ndarray:
     if score.steps is None:
         return grades.values
@@ -124,11 +134,23 @@ def _likelihood(score: Likelihood, completion: Completion) -> float:
 
 def _answer(response: str, asked: BestOf) -> str | None:
     """The answer as a vote compares it: an exact number, or text without dress."""
-    found = find(response, asked.answer)
-    if found is None:
+    text = _written(response, asked)
+    if text is None:
         return None
-    value = lone_number(found.text)
-    return plain(found.text) if value is None else str(value)
+    value = lone_number(text)
+    return plain(text) if value is None else str(value)
+
+
+def _written(response: str, asked: BestOf) -> str | None:
+    """The answer as it is written."""
+    if asked.pattern is None:
+        found = find(response, asked.answer)
+        return None if found is None else found.text
+    matches = [*re.finditer(asked.pattern, response)]
+    if not matches:
+        return None
+    last = matches[-1]
+    return last[1] if last.re.groups else last[0]
 
 
 def _plain(value: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,7 @@ from unipost.sampling import BatchSampler, Sampler, Sampling
 from unipost.sources import OnBadRow, TooLong
 from unipost.wording import Wording
 
+WAYS: tuple[Way, ...] = ("tag", "boxed", "hashes", "number")
 StepRule = Literal["product", "min", "last", "mean"]
 
 
@@ -55,6 +57,8 @@ class BestOf:
     scores   what best of N and the weighted vote go by, besides the majority
     answer   where an answer is looked for, in this order; equal numbers and equal
              texts are one answer
+    pattern  a regular expression in place of `answer`: its last match is the answer,
+             of it the first group if there is one
     trials   random subsets per N
     prompts  questions sampled at once
     limit    only the first so many questions; None: all
@@ -68,7 +72,8 @@ class BestOf:
     samples: int = 64
     sizes: tuple[int, ...] | None = None
     scores: dict[str, Score] = field(default_factory=dict)
-    answer: tuple[Way, ...] = ("tag", "boxed", "hashes", "number")
+    answer: tuple[Way, ...] = WAYS
+    pattern: str | None = None
     trials: int = 400
     prompts: int = 16
     limit: int | None = None
@@ -97,9 +102,18 @@ class BestOf:
                 raise ValueError(f"sizes: {size}; write 1 to {self.samples} (samples)")
         if not self.answer:
             raise ValueError("answer: nowhere to look for one; write [number]")
+        if self.pattern is not None:
+            _check_pattern(self.pattern, self.answer)
         silent = getattr(self.sampler, "logprobs", None) == "none"
         if silent and Likelihood in map(type, self.scores.values()):
             raise ValueError("scores: likelihood, but the sampler tells no log-probs")
+
+    @property
+    def voting(self) -> tuple[str, ...]:
+        """The scores that are weights of a vote too."""
+        silent = [getattr(x, "weight", "score") == "none" for x in self.scores.values()]
+        pairs = zip(self.scores, silent, strict=True)
+        return tuple(name for name, left_out in pairs if not left_out)
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -108,3 +122,12 @@ class BestOf:
             return self.sizes
         powers = [2**i for i in range(self.samples.bit_length())]
         return tuple(dict.fromkeys([*(p for p in powers), self.samples]))
+
+
+def _check_pattern(pattern: str, ways: tuple[Way, ...]) -> None:
+    if ways != WAYS:
+        raise ValueError("answer: beside pattern nothing reads it; leave one out")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"pattern: {pattern!r} is none ({error})") from error

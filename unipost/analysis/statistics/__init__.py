@@ -16,6 +16,7 @@ from unipost.analysis.statistics.bootstrap import wilson as wilson
 from unipost.analysis.statistics.matched import Matching as Matching
 from unipost.analysis.statistics.matched import at_accuracy as at_accuracy
 from unipost.analysis.statistics.matched import matched as matched
+from unipost.analysis.statistics.relations import line_r2 as line_r2
 from unipost.analysis.statistics.relations import quadratic_r2 as quadratic_r2
 from unipost.analysis.statistics.relations import relation as relation
 from unipost.analysis.statistics.relations import slope as slope

@@ -56,6 +56,18 @@ def slope(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     return (y @ centred) / (centred @ centred)
 
 
+def line_r2(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """R^2 of the least-squares line of y [..., n] over x [n]: corr(x, y)^2.
+
+    0 where y does not vary. Raises ValueError as `slope`.
+    """
+    gradient = slope(x, y)
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    explained = gradient**2 * ((x - x.mean()) ** 2).sum()
+    total = ((y - y.mean(-1, keepdims=True)) ** 2).sum(-1)
+    return np.where(total > 0, explained / np.where(total > 0, total, 1.0), 0.0)
+
+
 def relation(
     of: Relation,
     x: ArrayLike,
