@@ -15,7 +15,7 @@ ABOUT = About(
     data=("dft_tokens.json",),
     command="unipost run experiments/papers/dft_tokens.yaml",
     differs="Ten log bins of half a decade (the paper does not state its own), smaller "
-    "values in the first; a log axis for the shares, those below 0.01% not drawn. "
+    "values in the first; a log axis for the shares, those below 0.01% drawn there. "
     "Three teachers of one small task, 3 seeds.",
 )
 FIGURE = Figure(study="dft_tokens", panels=())
@@ -49,14 +49,16 @@ def rows(stored: Stored) -> Rows:
 def draw(found: Rows):
     """A panel for each teacher: share of tokens in each bin of probability."""
     figure = new_figure(PAGE, 2.5)
-    panels = figure.subplots(1, len(TEACHERS), sharey=True)
+    panels = figure.subplots(1, len(TEACHERS), sharex=True, sharey=True)
     for number, (axes, teacher) in enumerate(zip(panels, TEACHERS, strict=True)):
         for method in ("base", "sft", "dft"):
             own = [r for r in found if (r["panel"], r["arm"]) == (number, method)]
             look, shares = look_of(method), [row["mean"] for row in own]
             x = [row["from"] * 10**0.25 for row in own]
-            kept = [y if y >= LEAST else float("nan") for y in shares]
+            kept = [max(y, LEAST) for y in shares]
+            size = {"base": 7, "sft": 5, "dft": 3.5}[method]
             style = {"color": look.color, "ls": look.line, "marker": look.marker}
+            style |= {"ms": size, "mfc": "none" if method == "base" else look.color}
             label = "base" if method == "base" else own[0]["title"]
             axes.plot(x, kept, label=label, **style)
         title(axes, TEACHERS[teacher][1])

@@ -10,13 +10,13 @@ ABOUT = About(
     title="Distillation against RL on a hard split",
     paper="2501.12948",
     item="Table 6",
-    claim="On problems that a student almost never solves distillation ends at least 20 "
-    "points above RL on the student; RL after it adds; RL keeps more of the rest.",
+    claim="On problems that a student almost never solves distillation ends at least "
+    "20 points above RL on the student; RL after it adds; RL keeps more of the rest.",
     data=("published/r1.json", "distil.json"),
     command="unipost run experiments/papers/distil.yaml",
     differs="Printed: Qwen-32B, 800 thousand curated traces of a 671B teacher, AIME24. "
-    "Ours: arith-transfer, chains of three-digit numbers; student and teacher have 0.15M "
-    "parameters, the teacher has seen demonstrations; one teacher.",
+    "Ours: arith-transfer, chains of three-digit numbers; student and teacher have "
+    "0.15M parameters, the teacher has seen demonstrations; one teacher.",
 )
 SHOWN = Figure(
     study="distil",

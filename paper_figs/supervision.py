@@ -15,9 +15,9 @@ ABOUT = About(
     data=("supervision.json",),
     command="unipost run experiments/papers/supervision.yaml",
     differs="The paper prints curves alone: 7B, a learned reward model, mathematics. "
-    "Ours: exact rewards, arith-transfer, 0.15M parameters with two misconceptions, one "
-    "base; intervals over seeds and items. The reward model is not trained again between "
-    "iterations, since it is exact.",
+    "Ours: exact rewards, arith-transfer, 0.15M parameters with two misconceptions, "
+    "one base; intervals over seeds and items. The reward model is not trained again "
+    "between iterations, since it is exact.",
 )
 LOOKS = {
     "outcome": look_of("grpo"),
