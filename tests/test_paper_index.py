@@ -10,6 +10,7 @@ from unipost.choices import REGISTRIES
 from unipost.config import CHOICES, build
 from unipost.objectives import AnyObjective
 from unipost.presets import PRESETS
+from unipost.tree import load_tree
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -45,14 +46,10 @@ def test_the_tests_that_it_names_exist(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=IDS)
 def test_claims_and_figures_that_it_names_exist(entry):
-    from unipost.study import load_study
-
     for item in entry["ours"]:
         file = ROOT / "experiments" / "papers" / f"{item.get('study')}.yaml"
         if isinstance(item.get("claims"), list) and file.exists():
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(ROOT)
-                assert set(item["claims"]) <= set(load_study(file).claims)
+            assert set(item["claims"]) <= set(load_tree(file)["claims"])
     for name in entry.get("figures", ()):
         assert (ROOT / "paper_figs" / f"{name}.py").exists(), name
 
