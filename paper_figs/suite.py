@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
 from stored import DRAWS, Rows, Stored
 from style import PAGE, Look, looks_for, new_figure, published, rest, title
 
@@ -288,6 +289,7 @@ def _points(axes, panel: Points, own: Rows, looks) -> None:
         axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=look.color, lw=0.8)
         mark = {"color": look.color, "ms": 5.5, "ls": "none", "label": x["title"]}
         axes.plot(x["mean"], y["mean"], look.marker, **mark)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel(panel.units[0])
     axes.set_ylabel(panel.units[1])
 
