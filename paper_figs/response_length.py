@@ -18,7 +18,7 @@ ABOUT = About(
     command="unipost run experiments/papers/transfer.yaml, and accepted_only.yaml",
     differs="Greedy responses to the trained task's test problems. The claim is ours, "
     "written after the runs, whose files hint at it: exploratory. The paper shows "
-    "curves of one run each. A mean over tokens weighs the tokens of a short response more.",
+    "curves of one run each. A mean over tokens weighs those of a short response more.",
 )
 STUDIES = {
     "transfer": "mean over a response's tokens",
