@@ -347,6 +347,13 @@ def test_results_that_are_not_whole_are_refused_by_file_and_key(
     assert str(caught.value) == f"{file}: {message}"
 
 
+def test_the_claims_of_a_script_name_what_decides_them(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"claims": {"c": {}}, "command": "python x.py"}))
+    with pytest.raises(ValueError, match="results.json: .*decided by python x.py$"):
+        load_results(file)
+
+
 def test_missing_torn_and_foreign_files_are_refused_in_one_line(tmp_path):
     file = tmp_path / "results.json"
     with pytest.raises(FileNotFoundError, match="finished `unipost run`"):

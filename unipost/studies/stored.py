@@ -43,6 +43,7 @@ def load_results(path: str | Path) -> Results:
         )
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
+        _check_origin(results)
         _check_shape(results, _SHAPE, "")
         results = expanded(results)
         check_results(results)
@@ -71,6 +72,13 @@ def check_results(results: Any) -> None:
             _fail(f"comparisons[{i}]", 'write ["arm", "other arm", "label"]')
         for name in entry[:2]:
             _among(name, results["arms"], f"comparisons[{i}]")
+
+
+def _check_origin(results: Any) -> None:
+    """Refuse the claims of a script, which has no outcomes of arms to decide from."""
+    if isinstance(results, dict) and "claims" in results and "arms" not in results:
+        made = results.get("command", "the script that wrote it")
+        raise ValueError(f"claims, but no arms; they are decided by {made}")
 
 
 def _fail(key: str, problem: str) -> NoReturn:
