@@ -12,7 +12,7 @@ ABOUT = About(
     "of an old one.",
     data=("sft_rate_seeds.json",),
     command="unipost sweep experiments/ablations/sft_rate_seeds.yaml",
-    differs="The paper's claim is about what DPO makes of the SFT model (bridge_rate); "
+    differs="The paper's claim is about what DPO makes of the SFT model (`bridge`); "
     "this is SFT alone, with intervals over 4 seeds.",
 )
 METRICS = {

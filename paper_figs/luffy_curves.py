@@ -12,23 +12,23 @@ ABOUT = About(
     item="Figs 2, 6, 9 and 12",
     claim="Shaping keeps the entropy up; LUFFY is above GRPO in pass@8 at every "
     "temperature, and above SFT at high ones.",
-    data=("luffy_curves.json",),
-    command="unipost run experiments/papers/luffy_curves.yaml",
+    data=("hard_split.json",),
+    command="unipost run experiments/papers/hard_split.yaml",
     differs="The paper's are curves without a table: pass@8 on AIME24 and AMC at "
-    "temperatures 0.1 to 1.0 between 62.5 and 80. Ours: problems that the base almost "
+    "temperatures 0.1 to 1.0 between 62.5 and 80. Ours: problems that the base "
     "never solves, 0.15M parameters, 3 seeds; one update per batch, so no clip acts on "
     "own samples (luffy_ablation has that row). SFT sees eight times as many "
     "demonstrations a step. Rare: p <= 0.1.",
 )
 ARMS = ("grpo", "mixed", "luffy", "sft")
-FIGURE = Figure(study="luffy_curves", arms=ARMS, panels=())
+FIGURE = Figure(study="hard_split", arms=ARMS, panels=())
 LINES = {
     "entropy": "entropy, nats a token",
-    "v3/sampled": "accuracy of samples, %",
+    "rev/sampled": "accuracy of samples, %",
     "rare_tokens": "rare among demonstrated, %",
 }
 WEIGHTS = {"plain_weight": ("no shaping", ":"), "shaped_weight": ("shaped", "-")}
-HEAT = {0.3: "v3_03/pass@8", 0.6: "v3_06/pass@8", 1.0: "v3/pass@8", 1.5: "v3_15/pass@8"}
+HEAT = {0.3: "rev_03/pass@8", 0.6: "rev_06/pass@8", 1.0: "rev/pass@8", 1.5: "rev_15/pass@8"}
 
 
 def rows(stored: Stored) -> Rows:

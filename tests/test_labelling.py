@@ -10,7 +10,7 @@ from tiny_pipeline import SIZES, rows
 from tiny_runs import write_sums
 
 from experiments.papers.problems import drawn as problems
-from experiments.papers.tasks import EveryStep, RunningValues, judged_values
+from experiments.papers.tasks import RunningValues, judged_values
 from experiments.papers.teacher import MISLED
 from unipost.analysis.statistics import line_r2
 from unipost.cli import main
@@ -77,8 +77,6 @@ def test_labels_that_cannot_be_are_refused():
 def test_steps_of_a_chain_by_hand(response, wanted, outcome):
     """8+9 = 7, 7-4 = 3, 3*2 = 6, 6-2 = 4, all modulo 10."""
     sample = Sample(response, answer="4", prompt="M8+9-4*2-2=")
-    every = float(wanted == [1.0] * 4)
-    assert EveryStep().score([sample]).values.tolist() == [every]
     grades = RunningValues().score([sample])
     assert grades.values.tolist() == [outcome]
     assert grades.steps is not None

@@ -144,25 +144,6 @@ class RunningValues:
         return grades_of(totals, steps=[own for own, _ in judged])
 
 
-@dataclass(frozen=True)
-class EveryStep:
-    """A reward of chains in running values: 1.0 where every one of them is right.
-
-    A guess of the answer is worth nothing, nor is a step left out.
-    """
-
-    def score(self, samples: Sequence[Sample]) -> Grades:
-        """1.0 or 0.0 for every response."""
-        judged = [judged_values(x.prompt, x.response)[0] for x in samples]
-        pairs = zip(samples, judged, strict=True)
-        return grades_of(
-            [
-                float([ok for _, ok in own] == [1.0] * len(steps(x.prompt)))
-                for x, own in pairs
-            ]
-        )
-
-
 def judged_values(prompt: str, response: str) -> tuple[list[tuple[int, float]], str]:
     """((end, 1.0 or 0.0) of every written value, the last one written)."""
     found, end = [], 0

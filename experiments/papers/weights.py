@@ -36,16 +36,16 @@ def demonstrated(seen: Seen, task: str) -> np.ndarray:
     return np.exp(np.asarray(streams.policy)[np.asarray(rows.response_mask)])
 
 
-def plain_weight(seen: Seen, task: str = "v3") -> float:
+def plain_weight(seen: Seen, task: str = "rev") -> float:
     """Mean of p (1 - p) over the tokens of the task's demonstrations."""
     return float(plain(demonstrated(seen, task)).mean())
 
 
-def shaped_weight(seen: Seen, task: str = "v3") -> float:
+def shaped_weight(seen: Seen, task: str = "rev") -> float:
     """Mean of gamma p (1 - p) / (p + gamma)^2 there, gamma 0.1."""
     return float(shaped(demonstrated(seen, task)).mean())
 
 
-def rare_tokens(seen: Seen, task: str = "v3") -> float:
+def rare_tokens(seen: Seen, task: str = "rev") -> float:
     """Percent of the tokens there with p <= 0.1."""
     return float(100 * (demonstrated(seen, task) <= RARE).mean())
