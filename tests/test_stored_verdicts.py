@@ -12,7 +12,7 @@ DATA = Path(__file__).parents[1] / "paper_figs" / "data"
 
 
 def studies() -> list[str]:
-    """Names of stored studies with claims; those of scripts hold no outcomes of arms."""
+    """Stored studies with claims; the results of scripts hold no outcomes of arms."""
     found = []
     for file in sorted(DATA.glob("*.json")):
         tree = json.loads(file.read_text())

@@ -119,7 +119,8 @@ def judged(found: dict[str, Any]) -> dict[str, Any]:
     """Every claim with its numbers and the verdict of its weakest part, that first."""
     claims = {}
     for name, claim in CLAIMS.items():
-        parts = [part(found, claim, x) for x in claim.get("arms", claim.get("pairs"))]
+        asked = claim["arms"] if "arms" in claim else claim["pairs"]
+        parts = [part(found, claim, x) for x in asked]
         parts.sort(key=lambda p: (ORDER.index(p[0]), -abs(p[2])))
         level = 1 - ALPHA * (1 + ("margin" in claim))
         about = {"verdict": parts[0][0], "effects": [p[1:] for p in parts]}

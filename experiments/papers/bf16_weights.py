@@ -78,8 +78,8 @@ class Unchanged:
 
     def __call__(self, params: Any, step: int) -> dict[str, float]:
         copy = jax.tree.map(lambda x: x.astype(jax.numpy.bfloat16), params)
-        both = [round(100 * unchanged(self.start, p), 4) for p in (params, copy)]
-        self.found.append((step, *both))
+        same, copied = (100 * unchanged(self.start, p) for p in (params, copy))
+        self.found.append((step, round(same, 4), round(copied, 4)))
         return {}
 
 
