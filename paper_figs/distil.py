@@ -18,9 +18,14 @@ ABOUT = About(
     "Ours: arith-transfer, chains of three-digit numbers; student and teacher have "
     "0.15M parameters, the teacher has seen demonstrations; one teacher.",
 )
+TITLES = {
+    "direct": "RL on the student",
+    "distilled": "distilled",
+    "distilled_rl": "distilled, then RL",
+}
 SHOWN = Figure(
     study="distil",
-    arms=("direct", "distilled", "distilled_rl"),
+    arms=tuple(TITLES),
     panels=(
         Printed(
             "r1",
@@ -34,13 +39,14 @@ SHOWN = Figure(
         Dots("retention", "ours, other skills", unit="change, points"),
     ),
     columns=4,
-    looks={arm: look_of(arm) for arm in ("direct", "distilled", "distilled_rl")},
+    looks={arm: look_of(arm) for arm in TITLES},
 )
 
 
 def rows(stored: Stored) -> Rows:
     """The numbers of the panels and of the claims."""
-    return suite.rows(SHOWN, stored)
+    found = suite.rows(SHOWN, stored)
+    return [row | {"title": TITLES.get(row["arm"], row["title"])} for row in found]
 
 
 def draw(found: Rows):

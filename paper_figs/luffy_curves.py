@@ -28,7 +28,8 @@ LINES = {
     "rare_tokens": "rare among demonstrated, %",
 }
 WEIGHTS = {"plain_weight": ("no shaping", ":"), "shaped_weight": ("shaped", "-")}
-HEAT = {0.3: "rev_03/pass@8", 0.6: "rev_06/pass@8", 1.0: "rev/pass@8", 1.5: "rev_15/pass@8"}
+TASKS = {0.3: "rev_03", 0.6: "rev_06", 1.0: "rev", 1.5: "rev_15"}
+HEAT = {heat: f"{task}/pass@8" for heat, task in TASKS.items()}
 
 
 def rows(stored: Stored) -> Rows:
