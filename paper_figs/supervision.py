@@ -71,7 +71,7 @@ def draw(found: Rows):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("steps of GRPO (log scale)")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
     panels[0].set_ylabel("accuracy of samples, %")
     title(panels[0], "what is rewarded")
     title(panels[1], "which reference")
