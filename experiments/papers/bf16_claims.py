@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unipost.analysis.statistics import Interval, bootstrap_mean, verdict
+from unipost.analysis.statistics import bootstrap_mean, verdict
 from unipost.analysis.statistics.tests import within
 
 BASE, SAMPLES = "base", 8
@@ -92,11 +92,6 @@ def values(found: dict[str, Any], arm: str, what: str) -> np.ndarray:
     return 100 * np.asarray(own["correct"], float) / SAMPLES
 
 
-def interval(table: np.ndarray, alpha: float = 0.05) -> Interval:
-    """Mean of [seeds] or [seeds, items] with its interval."""
-    return bootstrap_mean(table, alpha=alpha)
-
-
 def part(found: dict[str, Any], claim: dict[str, Any], asked: Any) -> tuple:
     """(verdict, label, mean, low, high) of one arm, or one pair of arms, of a claim."""
     tost = "margin" in claim
@@ -105,7 +100,7 @@ def part(found: dict[str, Any], claim: dict[str, Any], asked: Any) -> tuple:
     else:
         one, other = (values(found, arm, claim["of"]) for arm in asked)
         label, table = f"{claim['of']} {asked[0]} - {asked[1]}", one - other
-    mean, low, high = interval(table, 2 * ALPHA if tost else ALPHA)
+    mean, low, high = bootstrap_mean(table, alpha=2 * ALPHA if tost else ALPHA)
     if tost:
         word = within(low, high, claim["margin"])
     elif "above" in claim:
