@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import suite
 from stored import Rows, Stored
 from style import PAGE, looks_for, new_figure, rest, title
 
@@ -27,6 +28,12 @@ def rows(stored: Stored, study: str) -> Rows:
     return found
 
 
+def judged_rows(stored: Stored, study: str) -> Rows:
+    """The rows of `rows` in panel "arms", then one for each claim of the study."""
+    found: Rows = [{"panel": "arms"} | row for row in rows(stored, study)]
+    return found + suite.claim_rows(stored.results(study))
+
+
 def _triple(name: str, interval: Sequence[float] | None) -> dict[str, Any]:
     values = interval or (None, None, None)
     return {
@@ -36,7 +43,8 @@ def _triple(name: str, interval: Sequence[float] | None) -> dict[str, Any]:
 
 def draw(found: Rows, gain: str, kept: str):
     """Gain and retention of every arm, sorted by gain."""
-    own = [row for row in found if not row["against"]]
+    arms = [row for row in found if row.get("panel", "arms") == "arms"]
+    own = [row for row in arms if not row["against"]]
     figure = new_figure(PAGE, 0.75 + 0.19 * len(own))
     panels = figure.subplots(1, 2, sharey=True)
     control = [row["arm"] for row in own if row["expected"] == "fail"]

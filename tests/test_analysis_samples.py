@@ -61,6 +61,8 @@ def test_curves_by_all_subsets():
     np.testing.assert_allclose(found, votes, atol=0.04)
     assert (found[:, -1] == [1.0, 1.0]).all()
     assert pass_curve(correct).shape == (2, 4)
+    with pytest.raises(ValueError, match="sizes: 7 of 6 answers"):
+        maj_curve(answers, correct, [1, 7])
 
 
 def test_published_gap_and_crossing():

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from unipost import presets
 from unipost.divergences import DIVERGENCES
 from unipost.evaluation import Evaluation, Evaluator, Task
 from unipost.model import ModelConfig, init_params, transformer_policy
-from unipost.rewards import exact
+from unipost.rewards import Sample, exact
+from unipost.rewards.grades import Grades, grades_of
 from unipost.scoring import score
 from unipost.tokenizer import CharTokenizer
 
@@ -80,6 +81,62 @@ def test_greedy_answers_are_those_decoded_by_hand(sums, tmp_path):
     graded = own.decoder.grade(OTHER, own.tasks["sums"])
     np.testing.assert_array_equal(graded.greedy, np.ones(len(lines)))
     assert graded.style == pytest.approx(np.mean([mark in t for t in want if t]))
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Scores 1.0 and keeps every sample that it was shown."""
+
+    seen: list[Sample]
+
+    def score(self, samples) -> Grades:
+        self.seen.extend(samples)
+        return grades_of([1.0] * len(samples))
+
+
+def test_a_reward_reads_what_it_reads_in_training(sums):
+    seen: list[Sample] = []
+    # a time limit would score in another process, whose list is another one
+    evaluator = evaluator_of(sums, reward=Recorder(seen), time_limit=None)
+    opened = evaluator.tasks["sums"]
+    graded = evaluator.decoder.grade(OTHER, opened)
+    assert graded.greedy.tolist() == [1.0] * 10
+    drawn = [
+        evaluator.decoder.responses(OTHER, opened, heat, n)
+        for heat, n in ((0.0, 1), (1.0, 5))
+    ]
+    for own, (tokens, mask) in zip((seen[:10], seen[10:]), drawn, strict=True):
+        each = len(own) // 10
+        questions = [q for q in opened.questions for _ in range(each)]
+        assert [x.prompt for x in own] == [q.prompt for q in questions]
+        assert [x.answer for x in own] == [q.answer for q in questions]
+        assert [x.row for x in own] == [q.row for q in questions]
+        assert [x.group for x in own] == [i // each for i in range(len(own))]
+        assert [x.tokens for x in own] == mask.sum(1).tolist()
+        assert {x.limit for x in own} == {3}
+        ended = [TOKENIZER.eos_token in t[m] for t, m in zip(tokens, mask, strict=True)]
+        assert [x.finished for x in own] == ended
+    assert len({x.finished for x in seen}) == 2
+
+
+def test_a_reward_that_scores_nothing_is_no_accuracy_of_zero(sums):
+    def broken(response, answer):
+        raise KeyError("gone")
+
+    def moody(response, answer):
+        return float("nan") if response[:1] in set("0123") else 1.0
+
+    def grade(reward):
+        evaluator = evaluator_of(sums, reward=reward, time_limit=None)
+        return evaluator.decoder.grade(OTHER, evaluator.tasks["sums"])
+
+    with pytest.raises(
+        ValueError, match="jsonl: the reward scores no response; .*gone"
+    ):
+        grade(broken)
+    with pytest.warns(UserWarning, match="responses are unscored and count as 0"):
+        graded = grade(moody)
+    assert 0 < graded.sampled.mean() < 1
 
 
 def test_samples_and_pass_at_k_count_the_same_draws(sums):

@@ -22,12 +22,13 @@ from unipost.evaluate import pass_at_k
 from unipost.model import Params, Policy
 from unipost.objectives import Trainable, margin_score
 from unipost.processes import gathered, in_turn
-from unipost.rewards import Reward, numeric, score_texts
+from unipost.rewards import Reward, numeric
 from unipost.rollouts import texts
 from unipost.rows import Demonstration, Question, demonstration
 from unipost.sampling import Sampling, compiled_sample
 from unipost.score import Score
 from unipost.sources import TooLong
+from unipost.task_rewards import rewards_of
 from unipost.tokenizer import Tokenizer
 from unipost.update import Rows, streams_of
 from unipost.wording import Wording
@@ -224,27 +225,17 @@ class Decoder(NamedTuple):
         """Greedy and sampled outcomes of every item."""
         task, questions = opened.task, opened.questions
         tokens, mask = self.responses(params, opened, 0.0, 1)
-        greedy_texts = texts(self.tokenizer, tokens, mask)
-        answers = [q.answer for q in questions]
-        # an unscored response is not correct; it stays visible as 0
-        graded = score_texts(task.reward, greedy_texts, answers, task.time_limit)
-        greedy = np.nan_to_num(graded.values)
+        greedy = rewards_of(opened, self.tokenizer, tokens, mask)
         style = None
         if task.marker is not None:
-            style = float(np.mean([task.marker in text for text in greedy_texts]))
+            written = texts(self.tokenizer, tokens, mask)
+            style = float(np.mean([task.marker in text for text in written]))
         sampled, passes = None, {}
         if task.samples:
             hot, count = task.temperature, task.samples
-            tokens, drawn = self.responses(params, opened, hot, count)
-            many = [a for a in answers for _ in range(task.samples)]
-            scores = score_texts(
-                task.reward,
-                texts(self.tokenizer, tokens, drawn),
-                many,
-                task.time_limit,
-            )
-            right = np.nan_to_num(scores.values) >= 1.0
-            correct = right.reshape(len(answers), task.samples).sum(1)
+            drawn = self.responses(params, opened, hot, count)
+            right = rewards_of(opened, self.tokenizer, *drawn) >= 1.0
+            correct = right.reshape(len(questions), task.samples).sum(1)
             sampled = correct / task.samples
             passes = {k: pass_at_k(task.samples, correct, k) for k in task.pass_at}
         lengths = mask.sum(1)
@@ -265,19 +256,12 @@ def anchor(decoder: Decoder, reference: Params, opened: OpenTask, items: int) ->
     """Samples of the reference, with each item's demonstration beside them."""
     part = _first(opened, items)
     tokens, mask = decoder.responses(reference, part, 1.0, 1)
-    answers = [q.answer for q in part.questions]
-    scores = score_texts(
-        part.task.reward,
-        texts(decoder.tokenizer, tokens, mask),
-        answers,
-        part.task.time_limit,
-    )
     prompt = part.tokens.prompt[:, None], part.tokens.prompt_mask[:, None]
     given = part.tokens.response[:, None], part.tokens.response_mask[:, None]
     return Anchor(
         _rows(*prompt, tokens[:, None], mask[:, None]),
         _rows(*prompt, *given),
-        np.nan_to_num(scores.values) < 1.0,
+        rewards_of(part, decoder.tokenizer, tokens, mask) < 1.0,
     )
 
 

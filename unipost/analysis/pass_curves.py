@@ -54,7 +54,7 @@ def maj_curve(
     correct [I, n]  whether the response is right
 
     Ties go to the answer that was drawn first. maj@1 is the share of right samples, up
-    to the error of `trials` draws; k = n is one subset.
+    to the error of `trials` draws; k = n is one subset. Raises ValueError for k > n.
     """
     # these import this package
     from unipost.test_time.curves import Drawn
@@ -68,6 +68,10 @@ def maj_curve(
         return majority(answers)
 
     ks = sizes or powers(answers.shape[-1])
+    if max(ks) > answers.shape[-1]:
+        raise ValueError(
+            f"sizes: {max(ks)} of {answers.shape[-1]} answers; write up to the latter"
+        )
     return np.stack(
         [drawn_trials(drawn, choose, k, trials, seed).mean(0) for k in ks], -1
     )

@@ -23,6 +23,7 @@ from unipost.rewards.grades import grades_of as grades_of
 from unipost.rewards.grading import Grader as Grader
 from unipost.rewards.grading import Scores as Scores
 from unipost.rewards.grading import open_reward as open_reward
+from unipost.rewards.grading import score_samples as score_samples
 from unipost.rewards.grading import score_texts as score_texts
 from unipost.rewards.language import language_consistency as language_consistency
 from unipost.rewards.learned import ProcessRewardModel as ProcessRewardModel

@@ -290,11 +290,21 @@ def score_texts(
 ) -> Scores:
     """Score N responses against N answers; a failing reward marks its sample only.
 
-    Every response is a group of its own, of unknown length in tokens.
+    Every response is a group of its own, of unknown prompt and length in tokens.
     """
     pairs = zip(responses, answers, strict=True)
     samples = [Sample(r, a, group=i) for i, (r, a) in enumerate(pairs)]
+    return score_samples(reward, samples, len(samples), time_limit)
+
+
+def score_samples(
+    reward: Reward,
+    samples: Sequence[Sample],
+    groups: int,
+    time_limit: float | None = None,
+) -> Scores:
+    """Score samples of groups 0 to `groups` - 1; a failure marks its sample only."""
     with open_reward(reward, time_limit) as grader:
-        graded = shared(grader, samples, len(samples))
+        graded = shared(grader, samples, groups)
     first = graded.reasons[0] if graded.reasons else ""
     return Scores(graded.values, graded.unscored, first)
