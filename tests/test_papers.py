@@ -195,6 +195,21 @@ def test_preferences(name):
     agrees(objective, data, batch_of(data), oracle, **hyper)
 
 
+def test_discopop_rises_around_the_reference():
+    """The ends that the preset names, and the slope at 0 by hand: tau 0.05.
+
+    d/dz (1-g) log(1+e^-z) + g e^-z at 0, g' = 1/(4 tau): g' (1 - log 2) - 3/4.
+    """
+    link = presets.discopop(beta=1.0).link
+    slope = jax.vmap(jax.grad(link.of_margin))
+    z = jnp.linspace(-1.0, 1.0, 2001)
+    rising = np.asarray(z)[np.asarray(slope(z)) > 0]
+    assert rising[0] == pytest.approx(-0.118) and rising[-1] == pytest.approx(0.072)
+    assert len(rising) == 191  # one stretch of steps of 0.001
+    by_hand = (1 - np.log(2)) / (4 * 0.05) - 0.75
+    assert slope(jnp.zeros(1))[0] == pytest.approx(by_hand, rel=1e-12)
+
+
 def test_sppo_is_twice_the_papers():
     """The paper's mean is over rows, TRL's sum over the pair; eta is 1/beta."""
     data = random_data(5, 2)
