@@ -86,10 +86,10 @@ def _named(arm: str) -> str:
 def _mark(axes, row, y: int) -> None:
     look = METHODS["sft"] if row["arm"] == "sft" else None
     look = look or DIVERGENCES[row["arm"].rpartition("_")[0]]
-    y = y + (0.17 if row["stage"] else -0.17)
-    axes.plot([row["low"], row["high"]], [y, y], color=look.color, lw=1.1)
+    at = y + (0.17 if row["stage"] else -0.17)
+    axes.plot([row["low"], row["high"]], [at, at], color=look.color, lw=1.1)
     fill = look.color if row["stage"] else "white"
-    axes.plot(row["mean"], y, look.marker, color=look.color, mfc=fill, ms=4)
+    axes.plot(row["mean"], at, look.marker, color=look.color, mfc=fill, ms=4)
 
 
 def verdict(found: Rows) -> str:
