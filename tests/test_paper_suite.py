@@ -16,7 +16,6 @@ from unipost.explain import gradient_coefficient
 from unipost.loading import load_model, setting_of
 from unipost.pipeline import is_pipeline, load_pipeline
 from unipost.study import is_study, load_study
-from unipost.test_time.settings import BestOf
 from unipost.tree import load_tree
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +36,6 @@ def test_every_file_loads_and_states_claim_command_and_cost(file, monkeypatch):
         assert all(word in head for word in ("Claim:", "Command:", "Cost:", "Found"))
     elif is_pipeline(tree):
         assert load_pipeline(file).stages
-    elif "scores" in tree:  # what `unipost best-of` reads
-        assert load(BestOf, file).scores
     else:
         assert load(Experiment, file).steps > 0
 
