@@ -14,7 +14,9 @@ ABOUT = About(
     data=("grid.json",),
     command="unipost run experiments/papers/grid.yaml",
     differs="Pairs of right and wrong solutions of GSM8K equations, 187k parameters, "
-    "beta 0.3 for all: it is not matched over divergences.",
+    "beta 0.3 for all: it is not matched over divergences. Refused and so not in the "
+    "map: Pearson and total variation (finite f'(0+)), and all but the KL without an "
+    "anchor.",
 )
 ANCHORS = {"reference": "the base", "old": "the last step", "none": "nothing"}
 LINKS = {"logistic": "o", "hinge": "s", "squared": "^"}
