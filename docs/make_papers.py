@@ -53,9 +53,10 @@ INTRODUCTION = """\
 Every paper with its objective as a config, the tests that its formula or its numbers
 must pass, what was found here and what it prints itself. Our numbers are means with 95%
 intervals over seeds and items, of models of 75 to 300 thousand parameters, and hold
-for one base (`_base1`: from a second one); printed ones are other models on other data. Accuracies are in percent,
-gains and differences in points. Verdicts are decided by the rules in the studies' files
-and can be decided again: `unipost verdicts paper_figs/data/NAME.json`. The figures are
+for one base (`_base1`: for a second one); printed ones are other models on other data.
+Accuracies are in percent, gains and differences in points. Verdicts are decided by the
+rules in the studies' files and can be decided again: `unipost verdicts
+paper_figs/data/NAME.json`. The figures are
 in [the gallery](../paper_figs/README.md).
 """
 
