@@ -122,7 +122,7 @@ def probabilities(model, prompts, prompt_masks, responses, masks):
 
 def seen_of(model, opened=None) -> Any:
     decoder = SimpleNamespace(policy=model.policy, tokenizer=model.tokenizer)
-    evaluator = SimpleNamespace(decoder=decoder, tasks={"v3": opened})
+    evaluator = SimpleNamespace(decoder=decoder, tasks={"rev": opened})
     return SimpleNamespace(evaluator=evaluator, params=model.params)
 
 
