@@ -1,5 +1,6 @@
 """Eight host devices and 64-bit mode for every test; float32 is asked for by dtype."""
 
+import gc
 import os
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -41,8 +42,13 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_programs_left():
-    """Forget what a module compiled: kept, a worker grows to 5 GB."""
+    """Forget what a module compiled: kept, a worker grows to 5 GB.
+
+    What outlives a module stays to the end: frozen, no later collection walks it.
+    """
     yield
     import jax
 
     jax.clear_caches()
+    gc.collect()
+    gc.freeze()
