@@ -150,7 +150,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    run = verb("run", RUN, _run)
+    _run_arguments(verb("run", RUN, _run))
+    _explain_arguments(verb("explain", EXPLAIN, _explain))
+    listing = verb("list", LIST, _list)
+    listing.add_argument("kind", nargs="?", help="one kind only")
+    add_sweep(verb("sweep", SWEEP, sweep))
+    plan_arguments(verb("plan", PLAN, run_plan))
+    verdict_arguments(verb("verdicts", VERDICTS, verdicts))
+    figure_arguments(verb("figures", FIGURES, draw_figures))
+    for name, (text, command, add) in MODEL_VERBS.items():
+        add(verb(name, text, command))
+    return parser
+
+
+def _run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("file", type=Path, metavar="FILE", help="what to run")
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDE)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
@@ -174,7 +187,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the first step recorded (default: the third of this start)",
     )
 
-    explain = verb("explain", EXPLAIN, _explain)
+
+def _explain_arguments(explain: argparse.ArgumentParser) -> None:
     explain.add_argument(
         "what", metavar="PRESET|FILE", help="preset, dotted path, or file"
     )
@@ -189,16 +203,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     drawn = "draw the coefficient: .png, .pdf, .svg"
     explain.add_argument("--plot", type=Path, metavar="FILE", help=drawn)
-
-    listing = verb("list", LIST, _list)
-    listing.add_argument("kind", nargs="?", help="one kind only")
-    add_sweep(verb("sweep", SWEEP, sweep))
-    plan_arguments(verb("plan", PLAN, run_plan))
-    verdict_arguments(verb("verdicts", VERDICTS, verdicts))
-    figure_arguments(verb("figures", FIGURES, draw_figures))
-    for name, (text, command, add) in MODEL_VERBS.items():
-        add(verb(name, text, command))
-    return parser
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unipost.chat import stop_tokens
 from unipost.rewards import Sample, score_samples
-from unipost.rows import Text
+from unipost.rollouts.questions import Questions
 from unipost.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,16 +26,8 @@ def rewards_of(opened: OpenTask, tokenizer: Tokenizer, tokens, mask) -> np.ndarr
     task = opened.task
     tokens, mask = np.asarray(tokens), np.asarray(mask)
     draws = len(tokens) // len(opened.questions)
-    ends = stop_tokens(tokenizer)
-    prompts = [
-        _text(q.prompt, tokenizer, row[kept].tolist())
-        for q, row, kept in zip(
-            opened.questions,
-            opened.tokens.prompt,
-            opened.tokens.prompt_mask,
-            strict=True,
-        )
-    ]
+    asked = Questions(task.path, tokenizer, opened.tokens, opened.questions)
+    prompts = [asked.text(i) for i in range(asked.size)]
     samples = []
     for i, (row, kept) in enumerate(zip(tokens, mask, strict=True)):
         question, own = opened.questions[i // draws], row[kept].tolist()
@@ -47,7 +38,7 @@ def rewards_of(opened: OpenTask, tokenizer: Tokenizer, tokens, mask) -> np.ndarr
                 prompt=prompts[i // draws],
                 tokens=len(own),
                 limit=task.response_length,
-                finished=bool(own) and own[-1] in ends,
+                finished=bool(own) and own[-1] in asked.ends,
                 group=i // draws,
                 row=question.row,
             )
@@ -59,7 +50,3 @@ def rewards_of(opened: OpenTask, tokenizer: Tokenizer, tokens, mask) -> np.ndarr
         told = f"{scores.unscored} of {len(samples)} responses are unscored and count"
         warnings.warn(f"{task.path}: {told} as 0; {scores.reason}", stacklevel=2)
     return np.nan_to_num(scores.values)
-
-
-def _text(prompt: Text, tokenizer: Tokenizer, ids: list[int]) -> str:
-    return prompt if isinstance(prompt, str) else tokenizer.decode(ids)

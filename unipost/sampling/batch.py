@@ -100,10 +100,13 @@ def sample(
     # One copy of the step, in the loop: drawing the first token before it as well
     # doubles the compilation, and sent LLVM's vectoriser into minutes of work.
     state = 0, cache, logits, *_blank((rows, length), pad_token, logits.dtype)
-    outputs = jax.lax.while_loop(unfinished, advance, state)[3:]
-    # every process of a run reads all of them
-    outputs = (constrain(x, *(None,) * x.ndim) for x in outputs)
-    return Samples(*(x.reshape(-1, group, *x.shape[1:]) for x in outputs))
+    return _samples(jax.lax.while_loop(unfinished, advance, state)[3:], group)
+
+
+def _samples(outputs: tuple[Array, ...], group: int) -> Samples:
+    """Rows [P*G, ...] as groups; every process of a run reads all of them."""
+    everywhere = (constrain(x, *(None,) * x.ndim) for x in outputs)
+    return Samples(*(x.reshape(-1, group, *x.shape[1:]) for x in everywhere))
 
 
 def _or_given(forced: Array | None, step, token: Array, logp: Array):
